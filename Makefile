@@ -1,0 +1,43 @@
+## make demo             install into .venv and run the demonstration (DATA=name-or-path of a data yaml, for real data)
+## make test             install with the development tools, then lint, type check and all tests (ARGS="-k kld" for some)
+## make lint | types     one of the checks
+## PYTHON=python3.12     the interpreter that .venv is made from; VENV=folder puts it elsewhere
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/yolo-uncert demo $(if $(DATA),data=$(DATA))
+
+test: lint types
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+# The pip of the environment, not its python: where ensurepip is missing, venv fails after it has made the latter.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { echo "$(PYTHON) cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+
+$(VENV)/.installed: EXTRA :=
+$(VENV)/.installed-dev: EXTRA := [dev]
+$(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable ".$(EXTRA)"
+	@$(BIN)/python -c 'import cv2' \
+		|| { echo "OpenCV lacks a system library (Debian, Ubuntu: apt install libgl1 libglib2.0-0)" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,208 @@
+"""The one place for options: their names, types, defaults, allowed values, meaning and the checks behind them.
+
+Two kinds of options exist. *Branch options* stand in the ``uncertainty:`` section of a model yaml and travel in the
+checkpoint. *Run options* are given to ``train``, ``val``, ``predict`` and ``export``, in the CLI and in Python alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from yolo_uncert.functional.gaussian import KINDS
+from yolo_uncert.functional.gaussian_distance import DISTANCES, FUNCTIONS
+
+T = TypeVar("T")
+
+
+class OptionError(ValueError):
+    """An option is unknown, has the wrong type, or a value outside the allowed ones."""
+
+
+def option(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """Declare one option of an options dataclass.
+
+    Args:
+        default: Value when the user gives none.
+        doc: One sentence for ``--help`` and the docs.
+        choices: Allowed strings, if limited.
+        low: Smallest allowed number.
+        high: Largest allowed number.
+    """
+    return field(default=default, metadata={"doc": doc, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class GaussianOptions:
+    """Options of the Gaussian variance branch (He et al., CVPR 2019, arXiv 1809.08545)."""
+
+    loss: str = option("kl", "Regression loss that trains the variance.", choices=tuple(KINDS))
+    gain: float = option(1.0, "Weight of the loss term.", low=0.0)
+    beta: float = option(0.0, "Exponent of the beta-NLL weighting (Seitzer et al. 2022); 0 is off.", low=0.0, high=1.0)
+    detach_mean: bool = option(True, "Stop the term's gradient to the box coordinates.")
+    detach_features: bool = option(True, "Stop the term's gradient to the features shared with the detector.")
+    warmup_epochs: float = option(0.0, "Epochs over which the term's weight rises from 0 to gain.", low=0.0)
+    init_sigma: float = option(0.2, "Initial standard deviation of a side in grid units.", low=0.01, high=100.0)
+    init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)
+    lr_mult: float = option(10.0, "Learning rate of the branch over that of the model.", low=0.0)
+    label_std: float | list[float] | None = option(
+        None, "Standard deviation of the labels in pixels, one for all classes or one each (loss: kl_target)."
+    )
+
+    def __post_init__(self) -> None:
+        """Check that the label noise is there exactly when the loss asks for it."""
+        if (self.loss == "kl_target") != (self.label_std is not None):
+            raise OptionError("label_std belongs to loss: kl_target, and that loss needs it")
+        if self.label_std is not None and not all(x > 0 for x in _as_list(self.label_std)):
+            raise OptionError(f"label_std must be positive, not {self.label_std}")
+
+
+@dataclass(frozen=True)
+class DFLOptions:
+    """Options of the DFL branch (Li et al., NeurIPS 2020, arXiv 2006.04388)."""
+
+    decode: str = option(
+        "mean", "Side distance: mean of the distribution, or its local peak.", choices=("mean", "peak")
+    )
+    window: int = option(1, "Bins on each side of the arg-max that count as the peak.", low=0)
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """Options of the distribution-guided quality branch (GFLv2, Li et al., CVPR 2021, arXiv 2011.12885)."""
+
+    topk: int = option(4, "Largest DFL probabilities per side fed to the quality predictor.", low=1)
+    hidden: int = option(64, "Hidden channels of the quality predictor.", low=1)
+
+
+@dataclass(frozen=True)
+class QFLOptions:
+    """Options of the quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388)."""
+
+    beta: float = option(2.0, "Focusing exponent.", low=0.0)
+
+
+@dataclass(frozen=True)
+class IoUAwareOptions:
+    """Options of the IoU-aware branch (Wu et al., arXiv 1912.05992)."""
+
+    gain: float = option(1.0, "Weight of the loss term.", low=0.0)
+    grad_target: bool = option(False, "Let the gradient flow through the IoU target into the box.")
+
+
+@dataclass(frozen=True)
+class KLDOptions:
+    """Options of the Gaussian-distance box loss (Yang et al., NeurIPS 2021, arXiv 2106.01883)."""
+
+    distance: str = option("kld", "Distance between the boxes' Gaussians.", choices=tuple(DISTANCES))
+    fun: str = option("log1p", "Function applied to the distance.", choices=tuple(FUNCTIONS))
+    tau: float = option(1.0, "Offset of the loss 1 - 1 / (tau + f(D)); below 1 the loss is f(D).", low=0.0)
+    gain: float = option(1.0, "Weight relative to the stock box loss (multiplied by the run option box).", low=0.0)
+    mode: str = option("replace", "Replace the stock box loss, or join it.", choices=("replace", "add"))
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that yolo_uncert adds to those of Ultralytics."""
+
+    sigma_source: str | None = option(
+        None,
+        "Where std comes from; unset: gaussian if the model has it, else dfl.",
+        choices=("gaussian", "dfl", "none"),
+    )
+    iou_alpha: float = option(
+        0.5,
+        "Score = class^alpha * IoU^(1 - alpha) for a model with an IoU-aware branch; 1: class only.",
+        low=0.0,
+        high=1.0,
+    )
+    quality_fusion: bool = option(True, "Multiply the class score by the GFLv2 quality, if the model has it.")
+    retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
+    data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
+
+
+def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
+    """Build an options dataclass from user input, or say precisely what is wrong with it.
+
+    Args:
+        cls: Options dataclass.
+        values: Option names and values; None stands for no options.
+        where: File and key for the message, such as ``yolo11-uncert.yaml: uncertainty.gaussian``.
+
+    Raises:
+        OptionError: An option is unknown (with a suggestion), ill-typed or out of range.
+    """
+    if values is None:
+        values = {}
+    if not isinstance(values, Mapping):
+        raise OptionError(f"{where}: expected options such as {{gain: 1.0}}, not {values!r}")
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
+    hints = get_type_hints(cls)
+    for name, value in values.items():
+        if name not in known:
+            raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}. Allowed: {', '.join(known)}")
+        _check(known[name], hints[name], value, f"{where}: {name}")
+    try:
+        return cls(**values)
+    except OptionError as error:
+        raise OptionError(f"{where}: {error}") from error
+
+
+def suggest(name: object, known: Mapping[str, Any]) -> str:
+    """Return ``, did you mean 'x'?`` for the closest known name, or nothing."""
+    match = get_close_matches(str(name), list(known), n=1)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def run_option_names() -> tuple[str, ...]:
+    """Return the names of the run options that Ultralytics does not know."""
+    return tuple(f.name for f in fields(RunOptions))
+
+
+def describe(cls: type) -> list[tuple[str, str, str]]:
+    """Return (name, default, meaning with allowed values) for each option of a dataclass."""
+    rows = []
+    for f in fields(cls):
+        choices = f.metadata["choices"]
+        doc = f.metadata["doc"] + (f" One of: {', '.join(choices)}." if choices else "")
+        rows.append((f.name, "" if f.default is MISSING else str(f.default), doc))
+    return rows
+
+
+def _check(spec: Field[Any], hint: Any, value: Any, where: str) -> None:
+    """Raise OptionError unless the value has one of the hinted types and lies in the allowed range."""
+    kinds = get_args(hint) or (hint,)
+    if not any(_is_a(kind, value) for kind in kinds):
+        expected = " or ".join("None" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
+        raise OptionError(f"{where} must be {expected}, not {value!r} ({type(value).__name__})")
+    choices, low, high = spec.metadata["choices"], spec.metadata["low"], spec.metadata["high"]
+    if choices and value is not None and value not in choices:
+        hint_text = suggest(value, dict.fromkeys(choices))
+        raise OptionError(f"{where} is {value!r}{hint_text}. Allowed: {', '.join(choices)}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if low is not None and not value >= low:
+            raise OptionError(f"{where} must be at least {low}, not {value}")
+        if high is not None and not value <= high:
+            raise OptionError(f"{where} must be at most {high}, not {value}")
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    """Return whether a value is of a type, where an int is a float but a bool is no number."""
+    if get_args(kind):  # list[float]
+        return isinstance(value, list) and all(_is_a(get_args(kind)[0], x) for x in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,30 @@
+"""Carry our run options through Ultralytics' engine, which rejects every option that its ``default.yaml`` lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+from yolo_uncert.config import RunOptions, parse_options, run_option_names
+
+
+def split_options(values: Mapping[str, Any] | SimpleNamespace | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options into those of Ultralytics and ours, as two new dicts."""
+    values = vars(values) if isinstance(values, SimpleNamespace) else values or {}
+    ours = run_option_names()
+    return {k: v for k, v in values.items() if k not in ours}, {k: v for k, v in values.items() if k in ours}
+
+
+def put_options(args: SimpleNamespace, given: Mapping[str, Any], where: str) -> None:
+    """Check our options and put them on the engine's ``args``, where copies, checkpoints and DDP children see them.
+
+    What is already on ``args`` (a resumed run's settings) wins over defaults, and what is given over both.
+
+    Raises:
+        OptionError: An option is ill-typed or out of range.
+    """
+    kept = {k: v for k, v in vars(args).items() if k in run_option_names()}
+    for name, value in asdict(parse_options(RunOptions, {**kept, **given}, where)).items():
+        setattr(args, name, value)

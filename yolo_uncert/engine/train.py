@@ -1,0 +1,136 @@
+"""Trainers: Ultralytics' own, building models with branches and giving the branches a learning rate of their own."""
+
+from __future__ import annotations
+
+from copy import copy
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.utils import DEFAULT_CFG, RANK, YAML
+from ultralytics.utils.torch_utils import unwrap_model
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
+from yolo_uncert.nn.build import build_model
+from yolo_uncert.nn.weights import is_tensor_file, load_tensors
+
+BRANCH_GRADIENT_NORM = 1.0
+"""Bound on the gradient norm of the branches. Upstream clips the norm of all gradients together at 10: a far-off initial
+variance would otherwise scale down the detector's step."""
+
+
+class _UncertTrainer(DetectionTrainer):
+    """Train a model with uncertainty branches; a stock model yaml trains as in Ultralytics."""
+
+    validator_class: type
+
+    def __init__(
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | SimpleNamespace | None = None,
+        _callbacks: dict[str, Any] | None = None,
+    ) -> None:
+        """Take Ultralytics' arguments, ``overrides`` with our run options among them."""
+        stock, ours = split_options(overrides)
+        super().__init__(cfg, stock, _callbacks)
+        put_options(self.args, ours, "train")
+        if RANK in {-1, 0}:
+            YAML.save(self.save_dir / "args.yaml", vars(self.args))
+
+    def setup_model(self) -> Any:
+        """Build or load the model; ``pretrained`` may also be a file of plain tensors."""
+        pretrained = self.args.pretrained
+        plain = is_tensor_file(pretrained) and not self.resume
+        if plain:
+            self.args.pretrained = False
+        ckpt = super().setup_model()
+        if plain:
+            load_tensors(self.model, pretrained)
+            self.args.pretrained = pretrained
+        if self.args.retrofit:
+            self.args.freeze = stock_layers(unwrap_model(self.model))
+        return ckpt
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
+        """Return the model for a yaml name, path or dict, with the weights that fit."""
+        model = self.set_model_names_for_load(
+            build_model(cfg, self.args.task, self.data["channels"], self.data["nc"], verbose and RANK == -1)
+        )
+        if weights:
+            model.load(weights)
+        return model
+
+    def get_validator(self) -> Any:
+        """Return the validator that knows sigma."""
+        return self.validator_class(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
+
+    def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Move the branches' parameters into groups with their own learning rate and no weight decay."""
+        optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
+        for multiplier, parameters in branch_parameters(unwrap_model(model)).items():
+            own = {id(p) for p in parameters}
+            home = next(g for g in optimizer.param_groups if any(id(p) in own for p in g["params"]))
+            settings = {k: v for k, v in home.items() if k not in ("params", "initial_lr", "use_muon")}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+            settings |= {"lr": home["lr"] * multiplier, "weight_decay": 0.0, "param_group": "branch"}
+            optimizer.add_param_group({"params": parameters, **settings})
+        return optimizer
+
+    def optimizer_step(self) -> None:
+        """Bound the branches' gradients before the common clipping."""
+        groups = branch_parameters(unwrap_model(self.model)).values()
+        parameters = [p for group in groups for p in group if p.grad is not None]
+        if parameters:
+            torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
+        super().optimizer_step()
+
+    def _model_train(self) -> None:
+        """Tell the branches which epoch begins, for terms that warm up."""
+        super()._model_train()
+        unwrap_model(self.model).model[-1].epoch = self.epoch
+
+
+class UncertDetectionTrainer(_UncertTrainer):
+    """Train horizontal boxes with uncertainty."""
+
+    validator_class = UncertDetectionValidator
+
+
+class UncertOBBTrainer(_UncertTrainer, OBBTrainer):
+    """Train oriented boxes with uncertainty."""
+
+    validator_class = UncertOBBValidator
+
+
+def branch_parameters(model: nn.Module) -> dict[float, list[nn.Parameter]]:
+    """Return the branches' parameters by learning-rate multiplier, those of the one-to-one head included."""
+    head = model.model[-1]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for branch in getattr(head, "branches", ()):
+        for prefix in ("cv_", "one2one_cv_"):
+            if (modules := getattr(head, prefix + branch.name, None)) is not None:
+                groups.setdefault(branch.lr_mult, []).extend(modules.parameters())
+    return groups
+
+
+def stock_layers(model: nn.Module) -> list[str]:
+    """Return the names, in the form of Ultralytics' ``freeze``, of everything but the branches.
+
+    Raises:
+        OptionError: The model has no branch that could be trained.
+    """
+    last = len(model.model) - 1
+    head = model.model[last]
+    trainable = {p + b.name for b in getattr(head, "branches", ()) for p in ("cv_", "one2one_cv_")}
+    names = [name for name, _ in head.named_children()]
+    if not trainable & set(names):
+        raise OptionError("retrofit=True trains only the uncertainty branches, but this model has none with weights")
+    return [*map(str, range(last)), *(f"{last}.{name}" for name in names if name not in trainable)]

@@ -1,0 +1,1 @@
+"""Pure tensor maths of the uncertainty methods, free of any model or engine."""

@@ -1,0 +1,121 @@
+"""Statistics of the side distributions of a DFL head (Li et al., NeurIPS 2020, arXiv 2006.04388).
+
+Layout: ``logits`` is Tensor[..., R], one row of ``R = reg_max`` logits per box side in the last dimension (a raw head
+output Tensor[B, 4R, A] becomes Tensor[B, 4, A, R] first). Bin ``i`` stands for a side distance of ``i`` grid units, for
+``i = 0 ... R-1``; ``p = softmax(logits)``. Logits are finite. Everything runs in float32 (float64 for float64 input),
+also under autocast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def moments(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each side distance: ``mean = sum p_i i``, ``var = sum p_i (i - mean)^2``.
+
+    Args:
+        logits: Tensor[..., R] over the bins 0 ... R-1.
+
+    Returns:
+        The means, Tensor[...] in grid units within [0, R-1], and the variances, Tensor[...] in grid units^2 within
+        [0, (R-1)^2 / 4].
+    """
+    prob = _probabilities(logits)
+    mean = _expectation(prob)
+    return mean, _second_moment(prob, mean)
+
+
+def peak(logits: Tensor, window: int = 1) -> Tensor:
+    """Mean over the bins next to the most probable one, the local peak of a boundary with several candidates.
+
+    ``sum p_i i / sum p_i`` over the bins within ``window`` of the argmax (the lower bin of a tie). A distribution on
+    two neighbouring bins keeps its mean, and a window of R-1 or more gives the mean of any distribution.
+
+    Args:
+        logits: Tensor[..., R] over the bins 0 ... R-1.
+        window: bins on either side of the argmax that take part, at least 0.
+
+    Returns:
+        Tensor[...], side distances in grid units within [0, R-1].
+
+    Raises:
+        ValueError: for a negative window.
+    """
+    if window < 0:
+        raise ValueError(f"window must be at least 0, got {window}")
+    top = logits.argmax(-1, keepdim=True)
+    bins = torch.arange(logits.shape[-1], device=logits.device)
+    return _expectation(_probabilities(logits.masked_fill((bins - top).abs() > window, -math.inf)))
+
+
+def variance_about(logits: Tensor, centre: Tensor) -> Tensor:
+    """Second moment of each side distance about a given point: ``sum p_i (i - centre)^2``.
+
+    The mean as centre gives the variance; any other centre adds its squared distance from the mean, so that a side
+    decoded by ``peak`` is charged for the mass of its other candidates.
+
+    Args:
+        logits: Tensor[..., R] over the bins 0 ... R-1.
+        centre: Tensor[...], decoded side distances in grid units.
+
+    Returns:
+        Tensor[...], grid units^2, at least 0.
+    """
+    return _second_moment(_probabilities(logits), centre)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of each side distribution: ``-sum p_i ln p_i``.
+
+    Args:
+        logits: Tensor[..., R].
+
+    Returns:
+        Tensor[...], nats within [0, ln R].
+    """
+    # the logarithm of a probability that underflows to 0 would be infinite, log_softmax keeps it finite
+    log_prob = logits.log_softmax(-1, dtype=_dtype(logits))
+    return -(log_prob.exp() * log_prob).sum(-1)
+
+
+def top_statistics(logits: Tensor, k: int = 4) -> Tensor:
+    """Flatness of each side distribution: its k largest probabilities, descending, and their mean.
+
+    The input of the quality predictor of GFLv2 (Li et al., CVPR 2021, arXiv 2011.12885).
+
+    Args:
+        logits: Tensor[..., R].
+        k: number of probabilities, within [1, R].
+
+    Returns:
+        Tensor[..., k + 1] of probabilities.
+
+    Raises:
+        ValueError: for k outside [1, R].
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"k must be in [1, {logits.shape[-1]}], the number of bins, got {k}")
+    top = _probabilities(logits).topk(k, dim=-1).values
+    return torch.cat((top, top.mean(-1, keepdim=True)), -1)
+
+
+def _dtype(logits: Tensor) -> torch.dtype:
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(-1, dtype=_dtype(logits))
+
+
+# Products and sums instead of a matrix product below: autocast would run the latter in half precision.
+def _expectation(prob: Tensor) -> Tensor:
+    return (prob * torch.arange(prob.shape[-1], dtype=prob.dtype, device=prob.device)).sum(-1)
+
+
+def _second_moment(prob: Tensor, centre: Tensor) -> Tensor:
+    offset = torch.arange(prob.shape[-1], dtype=prob.dtype, device=prob.device) - centre.unsqueeze(-1)
+    return (prob * offset**2).sum(-1)

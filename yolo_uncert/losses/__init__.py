@@ -1,0 +1,1 @@
+"""Training criteria: the stock criterion of Ultralytics plus one term per uncertainty branch."""

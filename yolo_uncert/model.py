@@ -1,0 +1,134 @@
+"""The YOLO class that users touch: Ultralytics' own, with uncertainty heads, options and results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO as StockYOLO
+from ultralytics.nn.tasks import DetectionModel, OBBModel
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
+
+from yolo_uncert.config import OptionError, RunOptions, parse_options
+from yolo_uncert.data import resolve_data
+from yolo_uncert.engine.options import split_options
+from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
+from yolo_uncert.engine.schemas import write_schema
+from yolo_uncert.engine.train import UncertDetectionTrainer, UncertOBBTrainer
+from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
+from yolo_uncert.nn.build import build_model, task_of
+from yolo_uncert.nn.models import MODELS
+from yolo_uncert.nn.weights import is_tensor_file, load_tensors
+from yolo_uncert.nn.yamls import load_model_yaml
+
+ENGINE = {
+    "detect": {
+        "model": MODELS["detect"],
+        "trainer": UncertDetectionTrainer,
+        "validator": UncertDetectionValidator,
+        "predictor": UncertDetectionPredictor,
+    },
+    "obb": {
+        "model": MODELS["obb"],
+        "trainer": UncertOBBTrainer,
+        "validator": UncertOBBValidator,
+        "predictor": UncertOBBPredictor,
+    },
+}
+
+
+class YOLO(StockYOLO):
+    """Detector that knows how sure it is about every box.
+
+    Use it as ``ultralytics.YOLO``: ``YOLO("yolo11n-uncert.yaml").train(data=...)``, ``YOLO("best.pt")("bus.jpg")``.
+    Results carry ``boxes.std`` (x1, y1, x2, y2 in pixels) or ``obb.std`` (x, y, w, h in pixels, angle in rad).
+    """
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """Map detect and obb to our engine, every other task to Ultralytics'."""
+        return {**super().task_map, **ENGINE}
+
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+        """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
+        return super().train(trainer, **self._with_data(kwargs))
+
+    def val(self, validator: Any = None, **kwargs: Any) -> Any:
+        """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
+        self._prepare(kwargs, "val")
+        return super().val(validator, **self._with_data(kwargs))
+
+    def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
+        """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
+        stock, ours = split_options(kwargs)
+        options = self._prepare(ours, "predict")
+        with self._overridden(asdict(options)):
+            return super().predict(source, stream, predictor, **stock)
+
+    def export(self, **kwargs: Any) -> str:
+        """Export with the names of the uncertainty channels in the file's metadata.
+
+        Raises:
+            OptionError: The format or option would lose or garble the uncertainty channels.
+        """
+        if kwargs.get("nms") and getattr(self.model, "yaml", {}).get("uncertainty") is not None:
+            raise OptionError(
+                "export with nms=True cannot carry the uncertainty channels of this model; export without it, "
+                "yolo-uncert suppresses duplicates itself when it predicts with the exported file"
+            )
+        if write_schema not in self.callbacks["on_export_start"]:
+            self.add_callback("on_export_start", write_schema)
+        path: str = super().export(**kwargs)
+        return path
+
+    def load(self, weights: str | Path = "yolo26n.pt") -> Any:
+        """Load pretrained weights: ``.pt``, or plain tensors in ``.npz`` or ``.safetensors``."""
+        if is_tensor_file(weights):
+            self._check_is_pytorch_model()
+            self.overrides["pretrained"] = str(weights)
+            load_tensors(self.model, weights)
+            return self
+        return super().load(weights)
+
+    def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
+        """Build from a yaml, ours or stock; names are looked up in the package and in Ultralytics."""
+        full = load_model_yaml(cfg)
+        if task_of(full) not in ENGINE or not full["head"][-1][2].endswith(("Detect", "OBB", "OBB26")):
+            super()._new(cfg, task, verbose)
+            return
+        self.cfg = cfg
+        self.task = task or task_of(full)
+        self.model = build_model(full, self.task, verbose=verbose and RANK == -1)
+        self.overrides.update(model=cfg, task=self.task)
+        self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
+        self.model.task = self.task
+        self.model_name = cfg
+
+    def _with_data(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Resolve the name of a packaged data yaml to a file with an absolute path."""
+        if isinstance(kwargs.get("data"), (str, Path)):
+            return {**kwargs, "data": resolve_data(kwargs["data"], kwargs.get("data_root"))}
+        return kwargs
+
+    def _prepare(self, kwargs: dict[str, Any], mode: str) -> RunOptions:
+        """Check our options, and give a stock detector the DFL moments if they are asked for."""
+        options = parse_options(RunOptions, split_options(kwargs)[1], mode)
+        stock = type(self.model) in (DetectionModel, OBBModel)
+        if stock and options.sigma_source == "dfl":
+            LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
+            self.model = MODELS[self.task].from_stock(self.model, {"dfl": {}})
+            self.predictor = None
+        return options
+
+    @contextmanager
+    def _overridden(self, options: dict[str, Any]) -> Iterator[None]:
+        """Let the stock method find our options among its overrides, the one place it does not check them."""
+        before = self.overrides
+        self.overrides = {**before, **options}
+        try:
+            yield
+        finally:
+            self.overrides = before

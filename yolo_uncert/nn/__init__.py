@@ -1,0 +1,1 @@
+"""Heads, their uncertainty branches, and the models built from yamls."""

@@ -1,0 +1,120 @@
+"""What an uncertainty branch is: its modules, what it adds to the output, and its loss term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from yolo_uncert.losses.context import LossContext
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a branch needs to know of the stock head that it joins.
+
+    Attributes:
+        task: ``detect`` or ``obb``.
+        nc: Number of classes.
+        reg_max: DFL bins per side; 1 means that the head regresses distances directly.
+        hidden: Channels of the box branch's hidden features, per level.
+        angle_hidden: The same of the angle branch (obb), else empty.
+    """
+
+    task: str
+    nc: int
+    reg_max: int
+    hidden: tuple[int, ...]
+    angle_hidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the stock head computed, per level.
+
+    Attributes:
+        hidden: Tensor[B, C, H, W] features before the last convolution of the box branch.
+        boxes: Tensor[B, 4 * reg_max, H, W] output of the box branch.
+        angle_hidden: Like hidden, of the angle branch (obb), else empty.
+    """
+
+    hidden: list[torch.Tensor]
+    boxes: list[torch.Tensor]
+    angle_hidden: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The stock head's decoded output, for branches whose channels depend on it.
+
+    Attributes:
+        boxes: Tensor[B, 4, A] in pixels.
+        anchors: Tensor[2, A] in grid units.
+        strides: Tensor[1, A] pixels per grid unit.
+    """
+
+    boxes: torch.Tensor
+    anchors: torch.Tensor
+    strides: torch.Tensor
+
+
+class Branch:
+    """One uncertainty branch. Subclasses override what they need; the defaults add nothing.
+
+    Attributes:
+        name: Key in the yaml's ``uncertainty:`` section and in the raw predictions.
+        options_class: Dataclass of its options.
+        field: Name of its field in :mod:`yolo_uncert.schema`, or "" if it adds no channel.
+        loss_item: Name of its loss in the progress bar and results.csv, or "" if it has none.
+        replaces: Stock loss item that its loss stands in for, or "".
+    """
+
+    name: ClassVar[str]
+    options_class: ClassVar[type]
+    field: ClassVar[str] = ""
+    loss_item: str = ""
+    replaces: str = ""
+
+    def __init__(self, options: Any, spec: HeadSpec) -> None:
+        """Keep the options, after a check that they fit the head.
+
+        Args:
+            options: Instance of options_class.
+            spec: The head that the branch joins.
+
+        Raises:
+            OptionError: The head cannot carry the branch.
+        """
+        self.options = options
+        self.spec = spec
+
+    @property
+    def lr_mult(self) -> float:
+        """Learning rate of the branch's modules over that of the model."""
+        return 1.0
+
+    def join(self, others: dict[str, Branch]) -> None:
+        """Adapt to the other branches of the head; called once when all are known."""
+
+    def build(self) -> nn.ModuleList | None:
+        """Return the branch's modules, one per level, or None."""
+        return None
+
+    def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
+        """Return the raw prediction Tensor[B, C, A]."""
+        raise TypeError(f"branch {self.name!r} has no modules to run")
+
+    def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
+        """Return the branch's field Tensor[B, C, A] from the raw predictions of the head."""
+        raise TypeError(f"branch {self.name!r} adds no channel")
+
+    def loss(self, context: LossContext) -> torch.Tensor:
+        """Return the branch's loss as a scalar, gain included."""
+        raise TypeError(f"branch {self.name!r} has no loss")
+
+
+def flat(levels: list[torch.Tensor]) -> torch.Tensor:
+    """Concatenate per-level maps Tensor[B, C, H, W] to Tensor[B, C, A]."""
+    return torch.cat([x.flatten(2) for x in levels], -1)

@@ -1,0 +1,108 @@
+"""Gaussian variance branch: one log-variance per box side, and one for the angle of an oriented box."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from yolo_uncert.config import GaussianOptions, OptionError
+from yolo_uncert.functional.boxes import align_representation, rbox_to_sides
+from yolo_uncert.functional.gaussian import clamp_log_var, regression_loss
+from yolo_uncert.losses.context import LossContext
+from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+
+INIT_WEIGHT_STD = 1e-4
+"""He et al. initialise the variance layer with N(0, 1e-4), so that training starts as the plain detector."""
+
+
+class GaussianBranch(Branch):
+    """Log-variance ``a = ln(sigma^2)`` of the sides in grid units, and of the angle in rad^2 (He et al., CVPR 2019).
+
+    A 1x1 convolution on the hidden features of the box branch; for oriented boxes on those of box and angle branch.
+    """
+
+    name = "gaussian"
+    options_class = GaussianOptions
+    field = "gaussian"
+    loss_item = "gauss_loss"
+    options: GaussianOptions
+
+    def __init__(self, options: GaussianOptions, spec: HeadSpec) -> None:
+        """Check the label noise against the number of classes."""
+        super().__init__(options, spec)
+        if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
+            raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes")
+
+    @property
+    def lr_mult(self) -> float:
+        """AdamW moves a weight by at most its rate per step, too little to reach the residuals' scale at the base rate."""
+        return self.options.lr_mult
+
+    def build(self) -> nn.ModuleList:
+        """Return one 1x1 convolution per level, at the initial sigma everywhere."""
+        angle = self.spec.angle_hidden or (0,) * len(self.spec.hidden)
+        sigma = [self.options.init_sigma] * 4 + [self.options.init_angle_sigma] * (self.spec.task == "obb")
+        heads = nn.ModuleList(nn.Conv2d(c + a, len(sigma), 1) for c, a in zip(self.spec.hidden, angle, strict=True))
+        for conv in heads:
+            nn.init.normal_(conv.weight, std=INIT_WEIGHT_STD)
+            conv.bias.data = torch.tensor([2 * math.log(s) for s in sigma])
+        return heads
+
+    def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
+        """Return the log-variances Tensor[B, 4 or 5, A]."""
+        levels = features.hidden
+        if features.angle_hidden:
+            levels = [torch.cat(pair, 1) for pair in zip(levels, features.angle_hidden, strict=True)]
+        if self.options.detach_features:
+            levels = [x.detach() for x in levels]
+        return flat([conv(x) for conv, x in zip(modules, levels, strict=True)])
+
+    def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
+        """Return std of l, t, r, b in pixels; for obb also of the angle in rad, and the centre offset in pixels."""
+        std = (clamp_log_var(raw[self.name]) / 2).exp()
+        sides = std[:, :4] * decoded.strides
+        if self.spec.task == "detect":
+            return sides.to(decoded.boxes.dtype)
+        offset = decoded.boxes[:, :2] - decoded.anchors * decoded.strides
+        cos, sin = raw["angle"].cos(), raw["angle"].sin()
+        x, y = offset[:, :1], offset[:, 1:]
+        return torch.cat((sides, std[:, 4:], x * cos + y * sin, y * cos - x * sin), 1).to(decoded.boxes.dtype)
+
+    def loss(self, context: LossContext) -> torch.Tensor:
+        """Return the regression loss of the positives, averaged over the coordinates."""
+        log_var = context.raw(self.name)
+        loss = regression_loss(
+            self._residual(context),
+            log_var,
+            self.options.loss,
+            beta=self.options.beta,
+            target_var=self._label_var(context),
+        )
+        return context.mean(loss.mean(-1)) * self.options.gain * self._warmup(context.epoch)
+
+    def _residual(self, context: LossContext) -> torch.Tensor:
+        """Return target minus prediction Tensor[P, 4 or 5] per side in grid units, and angle in rad."""
+        pred, target = context.pred_boxes, context.target_boxes
+        if self.options.detach_mean:
+            pred = pred.detach()
+        if self.spec.task == "detect":
+            return target - pred
+        target = align_representation(target, pred[:, 4].detach())
+        sides = rbox_to_sides(context.anchors, target) - rbox_to_sides(context.anchors, pred)
+        return torch.cat((sides, target[:, 4:] - pred[:, 4:]), 1)
+
+    def _label_var(self, context: LossContext) -> torch.Tensor | None:
+        """Return the labels' variance Tensor[P, 1] in grid units^2, for loss: kl_target."""
+        label_std = self.options.label_std
+        if label_std is None:
+            return None
+        per_class = label_std if isinstance(label_std, list) else [label_std] * self.spec.nc
+        std = torch.tensor(per_class, device=context.labels.device)[context.labels]
+        return (std[:, None] / context.stride) ** 2
+
+    def _warmup(self, epoch: int | None) -> float:
+        if epoch is None or not self.options.warmup_epochs:
+            return 1.0
+        return min(1.0, epoch / self.options.warmup_epochs)

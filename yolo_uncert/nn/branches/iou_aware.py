@@ -1,0 +1,42 @@
+"""IoU-aware branch: predict the overlap of each box with the object, to rank by localization quality."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the customary name
+from torch import nn
+
+from yolo_uncert.config import IoUAwareOptions
+from yolo_uncert.losses.context import LossContext
+from yolo_uncert.losses.overlap import positives_iou
+from yolo_uncert.nn.branches.base import Branch, Decoded, Features, flat
+
+
+class IoUAwareBranch(Branch):
+    """Predicted IoU (Wu et al., arXiv 1912.05992): one 3x3 convolution beside the box output, sigmoid."""
+
+    name = "iou_aware"
+    options_class = IoUAwareOptions
+    field = "iou_aware"
+    loss_item = "iou_loss"
+    options: IoUAwareOptions
+
+    def build(self) -> nn.ModuleList:
+        """Return one 3x3 convolution per level on the hidden features of the box branch."""
+        return nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for c in self.spec.hidden)
+
+    def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
+        """Return the IoU logits Tensor[B, 1, A]."""
+        return flat([conv(x) for conv, x in zip(modules, features.hidden, strict=True)])
+
+    def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
+        """Return the predicted IoU Tensor[B, 1, A] in [0, 1]."""
+        return raw[self.name].sigmoid()
+
+    def loss(self, context: LossContext) -> torch.Tensor:
+        """Return the binary cross-entropy of the positives against the IoU of their decoded boxes."""
+        target = positives_iou(context, differentiable=self.options.grad_target)
+        logits = context.raw(self.name)[:, 0]
+        # Written out because binary_cross_entropy_with_logits of torch passes no gradient to its target.
+        loss = F.softplus(logits) - target * logits
+        return context.mean(loss) * self.options.gain

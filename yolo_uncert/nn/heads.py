@@ -1,0 +1,180 @@
+"""Detection heads: a stock Ultralytics head with uncertainty branches beside its box branch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.head import OBB, OBB26, Detect
+
+from yolo_uncert.nn.branches import build_branches
+from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec
+from yolo_uncert.nn.branches.dfl import PeakDFL
+from yolo_uncert.schema import Schema
+
+
+class _Branches(Detect):
+    """Run uncertainty branches on the features of a stock head and put their fields behind the class scores.
+
+    Attributes:
+        branches: The branches in registry order.
+        schema: Order of the extra channels.
+        epoch: Current epoch while training (set by the trainer), for terms that warm up.
+    """
+
+    task = "detect"
+    branches: list[Branch]
+    schema: Schema
+    epoch: int | None = None
+
+    @classmethod
+    def from_stock(cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> Any:
+        """Turn a stock head into one with branches, which shares the stock modules and thus its weights.
+
+        Args:
+            stock: An Ultralytics head of this class's base.
+            uncertainty: Branch name to options.
+            where: File and key for error messages.
+        """
+        head = cls.__new__(cls)
+        head.__dict__.update(stock.__dict__)
+        # A module's registries are dicts: copy them, or the branches would join the stock head as well.
+        for name in ("_modules", "_parameters", "_buffers"):
+            head.__dict__[name] = stock.__dict__[name].copy()
+        head.attach(uncertainty, where)
+        return head
+
+    def attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> None:
+        """Build the branches on an initialised stock head.
+
+        The global random state is left as it was, so that a model with branches starts from the same stock weights and
+        sees the same batches as the stock model of the same seed.
+        """
+        angle = getattr(self, "cv4", None)
+        spec = HeadSpec(
+            self.task,
+            self.nc,
+            self.reg_max,
+            tuple(m[-1].in_channels for m in self.cv2),
+            tuple(m[-1].in_channels for m in angle) if angle is not None else (),
+        )
+        self.branches = build_branches(uncertainty, spec, where)
+        self.schema = Schema.of(self.task, self.nc, [b.field for b in self.branches if b.field])
+        with torch.random.fork_rng(devices=[]):
+            for branch in self.branches:
+                if (modules := branch.build()) is not None:
+                    setattr(self, f"cv_{branch.name}", modules)
+                    if getattr(self, "one2one_cv2", None) is not None:
+                        # fuse() of the stock head drops X or one2one_X by this prefix.
+                        setattr(self, f"one2one_cv_{branch.name}", copy.deepcopy(modules))
+        for branch in self.branches:
+            if branch.name == "dfl" and branch.options.decode == "peak":
+                self.dfl = PeakDFL(self.reg_max, branch.options.window)
+
+    @property
+    def one2many(self) -> dict[str, Any]:
+        """Return the one-to-many modules, those of the branches included."""
+        return {**super().one2many, **self._branch_modules("")}
+
+    @property
+    def one2one(self) -> dict[str, Any]:
+        """Return the one-to-one modules, those of the branches included."""
+        return {**super().one2one, **self._branch_modules("one2one_")}
+
+    def forward_head(
+        self,
+        x: list[torch.Tensor],
+        box_head: nn.Module | None = None,
+        cls_head: nn.Module | None = None,
+        angle_head: nn.Module | None = None,
+        **branch_modules: nn.ModuleList,
+    ) -> dict[str, Any]:
+        """Return the raw predictions of stock head and branches, or nothing if this head was fused away."""
+        if box_head is None or cls_head is None:
+            return {}
+        hidden, boxes = _run(box_head, x)
+        stock = {"box_head": _computed(boxes), "cls_head": cls_head}
+        angle_hidden: list[torch.Tensor] = []
+        if angle_head is not None:
+            angle_hidden, angles = _run(angle_head, x)
+            stock["angle_head"] = _computed(angles)
+        preds: dict[str, Any] = super().forward_head(x, **stock)
+        features = Features(hidden, boxes, angle_hidden)
+        for branch in self.branches:
+            if (modules := branch_modules.get(f"cv_{branch.name}")) is not None:
+                preds[branch.name] = branch.forward(modules, features)
+        return preds
+
+    def _inference(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
+        y = super()._inference(x)
+        decoded = Decoded(y[:, :4], self.anchors, self.strides)
+        return self.schema.insert(y, [b.decode(x, decoded) for b in self.branches if b.field])
+
+    def _branch_modules(self, prefix: str) -> dict[str, Any]:
+        names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]
+        return {name: getattr(self, prefix + name) for name in names if hasattr(self, prefix + name)}
+
+
+def _run(head: Any, x: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return per level the features before the last layer of a stock branch, and its output."""
+    hidden = []
+    for level, features in zip(head, x, strict=True):
+        for layer in list(level)[:-1]:
+            features = layer(features)
+        hidden.append(features)
+    return hidden, [level[-1](h) for level, h in zip(head, hidden, strict=True)]
+
+
+def _computed(outputs: list[torch.Tensor]) -> Any:
+    """Return outputs that are already computed in the form of the modules that the stock head calls."""
+    return [lambda _, y=y: y for y in outputs]
+
+
+class UncertDetect(_Branches):
+    """Horizontal boxes with uncertainty branches.
+
+    Decoded output: Tensor[B, 4 + nc + extra, A], with the extra channels of :class:`yolo_uncert.schema.Schema`.
+    """
+
+    def __init__(
+        self,
+        nc: int = 80,
+        reg_max: int = 16,
+        end2end: bool = False,
+        ch: tuple[int, ...] = (),
+        uncertainty: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Build the stock head and its branches; the arguments are those of Ultralytics' Detect, and the branches."""
+        super().__init__(nc, reg_max, end2end, ch)
+        self.attach(uncertainty or {})
+
+
+class UncertOBB(_Branches, OBB):
+    """Oriented boxes with uncertainty branches; the angle stays the last channel."""
+
+    task = "obb"
+
+    def __init__(
+        self,
+        nc: int = 80,
+        ne: int = 1,
+        reg_max: int = 16,
+        end2end: bool = False,
+        ch: tuple[int, ...] = (),
+        uncertainty: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Build the stock head and its branches; the arguments are those of Ultralytics' OBB, and the branches."""
+        super().__init__(nc, ne, reg_max, end2end, ch)
+        self.attach(uncertainty or {})
+
+
+class UncertOBB26(UncertOBB, OBB26):
+    """Oriented boxes of YOLO26, whose angle is a raw output, with uncertainty branches."""
+
+
+STOCK_TO_UNCERT: dict[type[Detect], type[_Branches]] = {Detect: UncertDetect, OBB: UncertOBB, OBB26: UncertOBB26}
+"""Stock head to the head that carries branches on it."""

@@ -1,0 +1,97 @@
+"""Models with uncertainty heads: stock Ultralytics models whose head is replaced after they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from ultralytics.nn.tasks import DetectionModel, OBBModel
+from ultralytics.utils.loss import E2ELoss
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
+from yolo_uncert.nn.heads import STOCK_TO_UNCERT
+from yolo_uncert.nn.yamls import HEADS, load_model_yaml, resolve
+
+
+class _UncertModel(DetectionModel):
+    """Build the stock model with a stock stand-in head, then give that head its branches.
+
+    ``parse_model`` of Ultralytics knows heads by identity and cannot build a foreign one; the rest of a model (strides,
+    initialisation) depends on the head only through the stock parts, which stay.
+    """
+
+    loss_class: type = UncertDetectionLoss
+
+    def __init__(
+        self, cfg: str | Path | Mapping[str, Any], ch: int = 3, nc: int | None = None, verbose: bool = True
+    ) -> None:
+        """Build a model.
+
+        Args:
+            cfg: Name or path of a model yaml, or a resolved model dict.
+            ch: Input channels.
+            nc: Number of classes, in place of the yaml's.
+            verbose: Log the layers.
+
+        Raises:
+            OptionError: The yaml is malformed or has no ``uncertainty`` section.
+        """
+        ours = resolve(cfg, cfg.get("scale", "")) if isinstance(cfg, Mapping) else load_model_yaml(cfg)
+        if "uncertainty" not in ours:
+            raise OptionError("this model yaml has no uncertainty: section")
+        stand_in = deepcopy(ours)
+        stand_in["head"][-1][2] = HEADS[ours["head"][-1][2]]
+        super().__init__(stand_in, ch=ch, nc=nc, verbose=verbose)
+        self.yaml = {**ours, "nc": self.yaml["nc"], "channels": self.yaml["channels"]}
+        self._attach(self.yaml["uncertainty"])
+
+    @classmethod
+    def from_stock(cls, stock: DetectionModel, uncertainty: Mapping[str, Any]) -> Any:
+        """Give a trained stock model the branches; its weights are shared, not copied.
+
+        Args:
+            stock: Model with a stock Detect or OBB head.
+            uncertainty: Branch name to options.
+
+        Raises:
+            OptionError: The head is of another kind, or cannot carry a branch.
+        """
+        if type(stock.model[-1]) not in STOCK_TO_UNCERT:
+            raise OptionError(f"a head {type(stock.model[-1]).__name__} cannot carry uncertainty branches")
+        model = cls.__new__(cls)
+        model.__dict__.update(stock.__dict__)
+        model._modules = dict(stock._modules)
+        model.model = type(stock.model)(*stock.model)
+        model.yaml = {**deepcopy(stock.yaml), "uncertainty": deepcopy(dict(uncertainty))}
+        row = model.yaml["head"][-1]
+        row[2] = next(ours for ours, base in HEADS.items() if base == type(stock.model[-1]).__name__)
+        model.criterion = None
+        model._attach(uncertainty)
+        return model
+
+    def init_criterion(self) -> Any:
+        """Return the criterion with the branches' terms, for both heads of an end-to-end model."""
+        if getattr(self.model[-1], "one2one_cv2", None) is not None:
+            return E2ELoss(self, self.loss_class)
+        return self.loss_class(self)
+
+    def _attach(self, uncertainty: Mapping[str, Any]) -> None:
+        stock = self.model[-1]
+        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty)
+
+
+class UncertDetectionModel(_UncertModel):
+    """Detection model whose head carries uncertainty branches."""
+
+
+class UncertOBBModel(_UncertModel, OBBModel):
+    """Oriented detection model whose head carries uncertainty branches."""
+
+    loss_class = UncertOBBLoss
+
+
+MODELS = {"detect": UncertDetectionModel, "obb": UncertOBBModel}
+"""Task to model class."""

@@ -1,0 +1,63 @@
+"""Start from pretrained weights in the formats that execute nothing when read: ``.npz`` and ``.safetensors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from ultralytics.utils import LOGGER
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+def is_tensor_file(path: object) -> bool:
+    """Return whether a ``pretrained=`` value names a file of plain tensors."""
+    return isinstance(path, (str, Path)) and Path(path).suffix.lower() in SUFFIXES
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read named tensors without unpickling anything.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The suffix is neither ``.npz`` nor ``.safetensors``, or the file is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: expected a file ending in {' or '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"pretrained weights {path} do not exist")
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    except Exception as error:
+        raise ValueError(f"pretrained weights {path} cannot be read: {error}") from error
+
+
+def load_tensors(model: nn.Module, path: str | Path) -> int:
+    """Copy the tensors whose name and shape fit into a model.
+
+    Args:
+        model: Detection model; tensor names are those of its ``state_dict`` (``model.0.conv.weight``).
+        path: ``.npz`` or ``.safetensors`` file.
+
+    Returns:
+        Number of tensors copied.
+
+    Raises:
+        ValueError: No tensor fits, so the file belongs to another architecture.
+    """
+    own = model.state_dict()
+    tensors = read_tensors(path)
+    fitting = {k: v.to(own[k].dtype) for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise ValueError(f"none of the {len(tensors)} tensors in {path} fits this model by name and shape")
+    model.load_state_dict(fitting, strict=False)
+    LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {path}")
+    return len(fitting)

@@ -1,0 +1,1 @@
+"""Operators on boxes: overlap, suppression and voting; imports no Ultralytics."""

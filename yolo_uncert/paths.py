@@ -1,0 +1,99 @@
+"""Find the yaml files that ship with the project by name, from any working directory.
+
+A wheel carries ``cfg/`` and ``data/*.yaml`` inside the package (``yolo_uncert/_assets``). An editable install and a
+plain checkout have them at the root of the checkout, beside the package. Exactly one of the two places exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["models", "data"]
+
+_PACKAGE = Path(__file__).resolve().parent
+_SCALE = re.compile(r"yolov?\d+([nslmx])(?=[-.]|$)")
+_SUFFIXES = (".yaml", ".yml")
+# Data sets may be unpacked below data/, so that only models are searched in subfolders.
+_PLACES: dict[Kind, tuple[str, str]] = {"models": ("cfg/models", "**/*.yaml"), "data": ("data", "*.yaml")}
+
+
+def split_scale(name: str | Path) -> tuple[str, str]:
+    """Separate the scale letter from the name of a model yaml, as Ultralytics reads it from a file name.
+
+    Args:
+        name: Name or path of a model yaml; only its last component is read, with or without a suffix.
+
+    Returns:
+        The name without its letter, and the letter (``n``, ``s``, ``m``, ``l`` or ``x``). A name without a letter comes
+        back unchanged, with an empty string: ``yolo11n-uncert.yaml`` gives ``("yolo11-uncert.yaml", "n")``.
+    """
+    path = Path(name)
+    match = _SCALE.search(path.name)
+    if match is None:
+        return str(name), ""
+    return str(path.with_name(path.name[: match.start(1)] + path.name[match.end(1) :])), match[1]
+
+
+def list_assets(kind: Kind) -> list[str]:
+    """Names of the shipped yaml files.
+
+    Args:
+        kind: ``models`` for ``cfg/models``, ``data`` for ``data``.
+
+    Returns:
+        Sorted paths relative to the folder of that kind, with ``/`` between folders and with the suffix.
+    """
+    folder = _root() / _PLACES[kind][0]
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob(_PLACES[kind][1]))
+
+
+def find_asset(name: str | Path, kind: Kind) -> Path:
+    """Path of a yaml file given by path or by name.
+
+    An existing file wins (absolute or relative to the working directory), then the shipped files: by file name, or by
+    any tail of their path such as ``data/hituav.yaml``. The suffix may be left out. A model is found with the scale
+    letter in its name: ``yolo11n-uncert`` is ``yolo11-uncert.yaml``, unless a file has exactly the name given.
+
+    Args:
+        name: Name or path, with or without ``.yaml``.
+        kind: ``models`` or ``data``.
+
+    Returns:
+        Path of an existing file: as given when it was found that way, otherwise absolute.
+
+    Raises:
+        FileNotFoundError: No such file; the message names the closest matches and all shipped names of this kind.
+    """
+    spellings = _spellings(name, kind)
+    for path in spellings:
+        if path.is_file():
+            return path
+    place, names = _PLACES[kind][0], list_assets(kind)
+    for path in spellings:
+        for shipped in (Path(place, candidate) for candidate in names):
+            if shipped.parts[-len(path.parts) :] == path.parts:
+                return _root() / shipped
+    stems = {Path(candidate).stem: candidate for candidate in names}
+    close = difflib.get_close_matches(spellings[-1].stem, stems)
+    hint = f" Did you mean {' or '.join(stems[stem] for stem in close)}?" if close else ""
+    raise FileNotFoundError(f"no {kind} yaml named '{name}'.{hint} Shipped: {', '.join(names) or 'none'}.")
+
+
+def _root() -> Path:
+    packaged = _PACKAGE / "_assets"
+    return packaged if packaged.is_dir() else _PACKAGE.parent
+
+
+def _spellings(name: str | Path, kind: Kind) -> list[Path]:
+    names = [str(name)]
+    if kind == "models":
+        names.append(split_scale(name)[0])
+    paths = [Path(item).expanduser() for item in dict.fromkeys(names)]
+    return [spelling for path in paths for spelling in _with_suffix(path)]
+
+
+def _with_suffix(path: Path) -> list[Path]:
+    return [path] if path.suffix in _SUFFIXES or not path.name else [path, path.with_name(f"{path.name}.yaml")]
