@@ -18,6 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("nn",),  # the branches of a head bring their loss terms
     ("engine",),
     ("model",),
+    ("demo", "help"),
     ("cli",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ultralytics import YOLO as StockYOLO
+import ultralytics
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
@@ -40,12 +40,15 @@ ENGINE = {
 }
 
 
-class YOLO(StockYOLO):
+class YOLO(ultralytics.YOLO):
     """Detector that knows how sure it is about every box.
 
     Use it as ``ultralytics.YOLO``: ``YOLO("yolo11n-uncert.yaml").train(data=...)``, ``YOLO("best.pt")("bus.jpg")``.
     Results carry ``boxes.std`` (x1, y1, x2, y2 in pixels) or ``obb.std`` (x, y, w, h in pixels, angle in rad).
     """
+
+    model: Any
+    overrides: dict[str, Any]
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:

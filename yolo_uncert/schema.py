@@ -1,7 +1,7 @@
 """The one place that knows which channels a head adds behind the ``4 + nc`` of Ultralytics, and in which order.
 
-A decoded prediction has the channels ``box (4), class scores (nc), extra fields, [angle]``. The angle of an oriented box
-stays last, because Ultralytics reads it there.
+A decoded prediction has the channels ``box (4), class scores (nc), extra fields, [angle]``. The angle of an oriented
+box stays last, because Ultralytics reads it there.
 """
 
 from __future__ import annotations

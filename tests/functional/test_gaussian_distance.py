@@ -229,6 +229,31 @@ def test_equal_boxes_have_zero_loss_and_gradient(kind: str, fun: str) -> None:
 
 
 @EVERY_KIND
+def test_rounding_never_makes_a_distance_negative(kind: str) -> None:
+    boxes = random_boxes(1000).float()
+    neighbours = boxes * (1 + torch.randn(1000, 5) * 1e-7)
+    assert DISTANCES[kind](boxes, neighbours).min() >= 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DISTANCES if kind != "kfiou"])
+def test_a_distance_stops_at_its_limit(kind: str) -> None:
+    # A speck one limit of length away: 2 (1e7 / 1e-7)^2 = 2e28 and the like; the logarithms of kfiou stay below 200.
+    pred = torch.tensor([[1e7, 0, 1e-7, 1e-7, 0]], requires_grad=True)
+    distance = DISTANCES[kind](pred, torch.tensor([[0, 0, 1e-7, 1e-7, 0]]))
+    assert distance.item() == pytest.approx(1e24)
+    assert (torch.autograd.grad(distance.sum(), pred)[0] == 0).all()
+
+
+def test_the_root_is_smooth_at_zero() -> None:
+    distance = torch.tensor([0.0, 4.0], dtype=torch.float64, requires_grad=True)
+    root = FUNCTIONS["sqrt"](distance)
+    torch.testing.assert_close(root, torch.tensor([0.0, 2.0]).double(), rtol=0, atol=4e-4)
+    (gradient,) = torch.autograd.grad(root.sum(), distance)
+    # 1 / (2 sqrt(D + 1e-7)).
+    torch.testing.assert_close(gradient, torch.tensor([0.5e7**0.5 / 2**0.5, 0.25]).double(), rtol=1e-6, atol=0)
+
+
+@EVERY_KIND
 def test_a_lost_prediction_is_still_pulled_home(kind: str) -> None:
     pred = torch.tensor([[1e4, 0.0, 0.0, 0.0, 0.0]], requires_grad=True)
     (gradient,) = torch.autograd.grad(distance_loss(pred, torch.tensor([[0.0, 0, 8, 3, 0]]), kind).sum(), pred)
@@ -276,9 +301,9 @@ def test_inputs_are_not_mutated(kind: str) -> None:
 def test_descent_reaches_the_target(kind: str) -> None:
     target = box(30, 40, 24, 8, 0.6)
     pred = box(38, 31, 12, 12.5, 0.1).requires_grad_()
-    optimizer = torch.optim.Adam([pred], lr=0.1)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=500)
-    for _ in range(500):
+    optimizer = torch.optim.Adam([pred], lr=0.2)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=300)
+    for _ in range(300):
         optimizer.zero_grad()
         distance_loss(pred, target, kind).sum().backward()
         optimizer.step()

@@ -10,6 +10,7 @@ import torch
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.models.yolo.obb import OBBPredictor
 from ultralytics.utils import DEFAULT_CFG, ops
+from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postprocess, scale_fields
@@ -57,15 +58,23 @@ class _UncertPredictor(DetectionPredictor):
                 result.feats = features
         return results
 
+    def write_results(self, *args: Any, **kwargs: Any) -> str:
+        """Draw and save results, with labels where there is room for them rather than always."""
+        automatic = {"show_labels": None if self.args.show_labels else False}
+        with override_configs(self.args, automatic):
+            text: str = super().write_results(*args, **kwargs)
+        return text
+
     def _result(self, found: Detections, img: torch.Tensor, orig_img: np.ndarray, path: str) -> UncertResults:
         """Scale detections to the original image and wrap them."""
         rotated = found.boxes.shape[1] == 5
         boxes = found.boxes.clone()
         boxes[:, :4] = ops.scale_boxes(img.shape[2:], boxes[:, :4], orig_img.shape, xywh=rotated)
         data = torch.cat((boxes, found.conf[:, None], found.cls[:, None]), 1)
-        fields = scale_fields(found.fields, letterbox_gain(tuple(img.shape[2:]), orig_img.shape[:2]))
-        boxes, obb = (None, data) if rotated else (data, None)
-        return UncertResults(orig_img, path, self.model.names, boxes, obb=obb, fields=fields)
+        fields = scale_fields(found.fields, letterbox_gain((img.shape[2], img.shape[3]), orig_img.shape[:2]))
+        if rotated:
+            return UncertResults(orig_img, path, self.model.names, obb=data, fields=fields)
+        return UncertResults(orig_img, path, self.model.names, data, fields=fields)
 
 
 class UncertDetectionPredictor(_UncertPredictor):

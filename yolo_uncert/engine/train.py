@@ -20,8 +20,11 @@ from yolo_uncert.nn.build import build_model
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 
 BRANCH_GRADIENT_NORM = 1.0
-"""Bound on the gradient norm of the branches. Upstream clips the norm of all gradients together at 10: a far-off initial
-variance would otherwise scale down the detector's step."""
+"""Bound on the gradient norm of the branches.
+
+Upstream clips the norm of all gradients together at 10: a far-off initial variance would otherwise scale down the
+detector's step.
+"""
 
 
 class _UncertTrainer(DetectionTrainer):
@@ -110,7 +113,7 @@ class UncertOBBTrainer(_UncertTrainer, OBBTrainer):
     validator_class = UncertOBBValidator
 
 
-def branch_parameters(model: nn.Module) -> dict[float, list[nn.Parameter]]:
+def branch_parameters(model: Any) -> dict[float, list[nn.Parameter]]:
     """Return the branches' parameters by learning-rate multiplier, those of the one-to-one head included."""
     head = model.model[-1]
     groups: dict[float, list[nn.Parameter]] = {}
@@ -121,7 +124,7 @@ def branch_parameters(model: nn.Module) -> dict[float, list[nn.Parameter]]:
     return groups
 
 
-def stock_layers(model: nn.Module) -> list[str]:
+def stock_layers(model: Any) -> list[str]:
     """Return the names, in the form of Ultralytics' ``freeze``, of everything but the branches.
 
     Raises:

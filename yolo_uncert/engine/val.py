@@ -150,7 +150,9 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
 def format_summary(summary: SigmaSummary, unit: str) -> str:
     """Return one line for the terminal."""
     return (
-        f"Sigma ({unit}): {summary.n} matched boxes, Spearman {summary.spearman:.3f}, mean sigma {summary.sharpness:.3g}, "
-        f"mean error {summary.error:.3g}, within 1 sigma {summary.coverage68:.1%}, NLL {summary.nll:.3f} "
-        f"({summary.nll_calibrated:.3f} at temperature {summary.temperature:.2f}; constant sigma {summary.nll_constant:.3f})"
+        f"Sigma ({unit}): {summary.n} matched boxes, Spearman {summary.spearman:.3f}, "
+        f"mean sigma {summary.sharpness:.3g}, mean error {summary.error:.3g}, "
+        f"within 1 sigma {summary.coverage68:.1%}, NLL {summary.nll:.3f} "
+        f"({summary.nll_calibrated:.3f} at temperature {summary.temperature:.2f}; "
+        f"constant sigma {summary.nll_constant:.3f})"
     )

@@ -55,7 +55,7 @@ def gaussian_nll(residual: np.ndarray, sigma: np.ndarray) -> float:
 
 
 def fit_temperature(residual: np.ndarray, sigma: np.ndarray) -> float:
-    """Return the factor on sigma of least Gaussian negative log-likelihood: the root mean square of residual / sigma."""
+    """Return the factor on sigma of least Gaussian negative log-likelihood: the RMS of residual / sigma."""
     return float(np.sqrt(np.mean((residual / np.maximum(sigma, SIGMA_MIN)) ** 2)))
 
 

@@ -1,4 +1,4 @@
-"""What a branch sees of one training step: raw predictions, the label assignment, and the positives gathered from both."""
+"""What a branch sees of one training step: raw predictions, label assignment, and the positives gathered from both."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LossContext:
     epoch: int | None = None
 
     def positives(self, values: torch.Tensor) -> torch.Tensor:
-        """Gather Tensor[B, A, ...] at the positives as float32 Tensor[P, ...], empty but in the graph if there are none."""
+        """Gather Tensor[B, A, ...] at the positives as float32 Tensor[P, ...]; empty, it still is in the graph."""
         if self.assignment is None:
             return values.flatten(0, 1)[:0].float()
         return values[self.assignment.positive].float()

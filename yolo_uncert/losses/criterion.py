@@ -58,6 +58,7 @@ class _BranchTerms(v8DetectionLoss):
     """Add the loss terms of the head's branches to a stock criterion."""
 
     task = "detect"
+    bbox_loss: Any
 
     def __init__(self, model: Any, tal_topk: int = 10, tal_topk2: int | None = None) -> None:
         """Build the stock criterion for a model whose head carries branches."""
@@ -72,7 +73,7 @@ class _BranchTerms(v8DetectionLoss):
         self.bbox_loss.last = None
         vector, items = super().loss(preds, batch)
         batch_size = preds["boxes"].shape[0]
-        terms = dict(zip(items, (vector / batch_size).unbind(), strict=True))
+        terms: dict[str, torch.Tensor] = dict(zip(items, (vector / batch_size).unbind(), strict=True))
         context = LossContext(preds, self.bbox_loss.last, self.task, self.hyp, self.head.epoch)
         # The assignment holds the step's whole graph: drop it as soon as the terms are computed.
         self.bbox_loss.last = None

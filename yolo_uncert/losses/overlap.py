@@ -14,8 +14,8 @@ def positives_iou(context: LossContext, *, differentiable: bool = False) -> torc
 
     Args:
         context: One training step.
-        differentiable: Keep the gradient to the predicted boxes. The exact IoU of oriented boxes has none here, so it is
-            then replaced by probIoU, which also is what the stock box loss optimises.
+        differentiable: Keep the gradient to the predicted boxes. The exact IoU of oriented boxes has none here, so
+            probIoU takes its place then, which also is what the stock box loss optimises.
 
     Returns:
         Tensor[P] in [0, 1].

@@ -24,6 +24,7 @@ class _UncertModel(DetectionModel):
     """
 
     loss_class: type = UncertDetectionLoss
+    yaml: dict[str, Any]
 
     def __init__(
         self, cfg: str | Path | Mapping[str, Any], ch: int = 3, nc: int | None = None, verbose: bool = True

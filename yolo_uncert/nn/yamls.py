@@ -1,4 +1,4 @@
-"""Model yamls: from a name or file to the one resolved dict that a model is built from and that its checkpoint keeps."""
+"""Model yamls: from a name or file to the resolved dict that a model is built from and that its checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
     """Read and resolve a model yaml of ours.
 
     Args:
-        name: Path, or the name of a packaged yaml; a scale letter in the name (``yolo11n-uncert.yaml``) selects the scale.
+        name: Path, or the name of a packaged yaml; a letter in the name (``yolo11n-uncert.yaml``) selects the scale.
 
     Returns:
-        A full model dict: backbone, head with an ``Uncert...`` row, scale, and the ``uncertainty`` section. A stock yaml
-        is returned with its scale and nothing added.
+        A full model dict: backbone, head with an ``Uncert...`` row, scale, and the ``uncertainty`` section. A stock
+        yaml is returned with its scale and nothing added.
 
     Raises:
         FileNotFoundError: No such yaml, here or in Ultralytics.

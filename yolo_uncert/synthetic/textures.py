@@ -104,9 +104,9 @@ def rings(rng: np.random.Generator, u: Field, v: Field) -> Field:
     Returns:
         Mixing weight of the second colour in [0, 1], shape of ``u``.
     """
-    radius = np.hypot(u, v)
-    turns = 2 * rng.integers(1, 3) + 1
-    return 0.5 + 0.5 * np.cos(np.float32(np.pi * turns) * radius)
+    # An odd number of half waves ends with the first colour at the rim.
+    half_waves = 2 * rng.integers(1, 3) + 1
+    return 0.5 + 0.5 * np.cos(np.float32(np.pi * half_waves) * cv2.magnitude(u, v))
 
 
 def lattice(rng: np.random.Generator, u: Field, v: Field) -> Field:

@@ -72,7 +72,7 @@ class Branch:
     """
 
     name: ClassVar[str]
-    options_class: ClassVar[type]
+    options_class: ClassVar[type[Any]]
     field: ClassVar[str] = ""
     loss_item: str = ""
     replaces: str = ""

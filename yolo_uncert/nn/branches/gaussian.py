@@ -37,18 +37,18 @@ class GaussianBranch(Branch):
 
     @property
     def lr_mult(self) -> float:
-        """AdamW moves a weight by at most its rate per step, too little to reach the residuals' scale at the base rate."""
+        """Own rate: AdamW moves a weight by its rate per step at most, too slow for sigma at the base rate."""
         return self.options.lr_mult
 
     def build(self) -> nn.ModuleList:
         """Return one 1x1 convolution per level, at the initial sigma everywhere."""
         angle = self.spec.angle_hidden or (0,) * len(self.spec.hidden)
         sigma = [self.options.init_sigma] * 4 + [self.options.init_angle_sigma] * (self.spec.task == "obb")
-        heads = nn.ModuleList(nn.Conv2d(c + a, len(sigma), 1) for c, a in zip(self.spec.hidden, angle, strict=True))
-        for conv in heads:
+        levels = [nn.Conv2d(c + a, len(sigma), 1) for c, a in zip(self.spec.hidden, angle, strict=True)]
+        for conv in levels:
             nn.init.normal_(conv.weight, std=INIT_WEIGHT_STD)
-            conv.bias.data = torch.tensor([2 * math.log(s) for s in sigma])
-        return heads
+            conv.bias = nn.Parameter(torch.tensor([2 * math.log(s) for s in sigma]))
+        return nn.ModuleList(levels)
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return the log-variances Tensor[B, 4 or 5, A]."""

@@ -1,0 +1,140 @@
+"""The ``yolo-uncert`` command: modes and ``key=value`` options in the manner of Ultralytics' ``yolo``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ultralytics.cfg import merge_equals_args, parse_key_value_pair
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+
+from yolo_uncert import __version__
+from yolo_uncert.config import OptionError, run_option_names, suggest
+from yolo_uncert.demo import demo
+from yolo_uncert.help import MODES, mode_help, overview
+from yolo_uncert.model import YOLO
+from yolo_uncert.paths import list_assets
+
+USAGE_ERROR, FAILURE = 2, 1
+"""Exit codes: the command was wrong, or what it asked for failed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit code: 0 done, 1 failed, 2 wrong usage.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    word = args[0].lstrip("-") if args else "help"
+    try:
+        if word in ("help", "h"):
+            print(mode_help(args[1]) if len(args) > 1 else overview())
+        elif {"-h", "--help"} & set(args):
+            print(mode_help(word))
+        elif word in ("version", "v"):
+            print(__version__)
+        else:
+            mode, options = parse(args)
+            COMMANDS[mode](options)
+    except (OptionError, SyntaxError, FileNotFoundError) as error:
+        LOGGER.error(str(error).strip())
+        return USAGE_ERROR
+    except (ValueError, TypeError, AssertionError) as error:
+        LOGGER.error(f"{type(error).__name__}: {error}")
+        return FAILURE
+    except BrokenPipeError:  # the reader of our output has gone, as in `yolo-uncert help train | head`
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        LOGGER.warning("interrupted; what was written so far is kept")
+        return FAILURE
+    return 0
+
+
+def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """Split arguments into the mode and its options.
+
+    Raises:
+        OptionError: The mode is missing or unknown, an argument is no ``key=value``, or its key is unknown.
+    """
+    known = {**DEFAULT_CFG_DICT, **dict.fromkeys((*run_option_names(), *MODES, "weights"))}
+    mode, options = "", {}
+    for arg in merge_equals_args(list(args)):
+        text = arg.removeprefix("--")
+        if "=" in text:
+            try:
+                key, value = parse_key_value_pair(text)
+            except AssertionError as error:
+                raise OptionError(str(error)) from error
+            options[key] = value
+        elif text in MODES:
+            mode = text
+        elif isinstance(known.get(text), bool):
+            options[text] = True
+        else:
+            raise OptionError(f"{arg!r} is neither a mode nor key=value{suggest(text, known)}")
+    if not mode:
+        raise OptionError(f"no mode given. One of: {', '.join(MODES)}")
+    allowed = {**DEFAULT_CFG_DICT, **dict.fromkeys(run_option_names()), **dict.fromkeys(MODES[mode].own)}
+    for key in options:
+        if key not in allowed:
+            raise OptionError(f"{mode}: unknown option {key!r}{suggest(key, allowed)}; see yolo-uncert help {mode}")
+    return mode, options
+
+
+def _load(options: dict[str, Any]) -> YOLO:
+    """Return the model that the options name, removing ``model`` and ``task`` from them."""
+    if not options.get("model"):
+        examples = ", ".join(name.replace("yolo11", "yolo11n") for name in list_assets("models") if "yolo11" in name)
+        raise OptionError(f"model= is missing: a trained .pt or exported file, or a model yaml such as {examples}")
+    return YOLO(options.pop("model"), task=options.pop("task", None))
+
+
+def _train(options: dict[str, Any]) -> None:
+    if options.get("resume") and options["resume"] is not True:
+        options["model"] = options["resume"]
+    if not options.get("data") and not options.get("resume"):
+        raise OptionError(f"data= is missing: a data yaml of yours, or one of {', '.join(list_assets('data'))}")
+    _load(options).train(**options)
+
+
+def _val(options: dict[str, Any]) -> None:
+    _load(options).val(**options)
+
+
+def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
+    """Return a command that consumes results one by one, so that no video fills the memory."""
+
+    def run(options: dict[str, Any]) -> None:
+        if options.get("source") is None:
+            raise OptionError("source= is missing: an image, video, folder, stream address or camera number")
+        for _ in getattr(_load(options), mode)(stream=True, **{"save": True, **options}):
+            pass
+
+    return run
+
+
+def _export(options: dict[str, Any]) -> None:
+    print(_load(options).export(**options))
+
+
+def _demo(options: dict[str, Any]) -> None:
+    demo(**options)
+
+
+COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "train": _train,
+    "val": _val,
+    "predict": _stream("predict"),
+    "track": _stream("track"),
+    "export": _export,
+    "demo": _demo,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

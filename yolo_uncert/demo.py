@@ -1,0 +1,114 @@
+"""The demonstration: train a small model in a few minutes and show what its standard deviations mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils import LOGGER
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.data import resolve_data
+from yolo_uncert.engine.figures import contact_sheet, noise_plot
+from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.model import YOLO
+from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
+
+TRAINING: dict[str, Any] = {
+    "epochs": 30,
+    "imgsz": 160,
+    "batch": 16,
+    "nbs": 16,
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "warmup_epochs": 1,
+    "mosaic": 0.0,
+    "erasing": 0.0,
+    "cache": "ram",
+    "workers": 0,
+    "val": False,
+}
+"""Short training from random weights: small images, and whole scenes instead of mosaics of cut ones."""
+
+COUNTS = {"train": 480, "val": 120}
+MODELS = {"detect": "yolov8n-uncert.yaml", "obb": "yolov8n-obb-uncert.yaml"}
+PICTURES = 6
+"""Images on the contact sheet."""
+
+
+def demo(
+    data: str | None = None, task: str = "detect", out: str = "runs/demo", seed: int = 0, **options: Any
+) -> dict[str, float]:
+    """Train, validate and predict, then print a table and leave pictures and curves.
+
+    Args:
+        data: Data yaml of the user; by default scenes are generated whose label noise is known.
+        task: ``detect`` or ``obb``.
+        out: Folder for the data, the run and the pictures.
+        seed: Seed of scenes and training.
+        options: Training options in place of the demo's, such as ``epochs`` or ``model``.
+
+    Returns:
+        The numbers of the table.
+
+    Raises:
+        OptionError: The task is unknown.
+    """
+    if task not in MODELS:
+        raise OptionError(f"task is {task!r}. Allowed: {', '.join(MODELS)}")
+    folder = Path(out).resolve() / task
+    settings = {**TRAINING, "seed": seed, **options}
+    scenes = folder / "scenes"
+    if data is None:
+        spec = SceneSpec(imgsz=settings["imgsz"])
+        data = str(make_dataset(scenes, task, COUNTS, spec, seed=seed, overwrite=True))  # type: ignore[arg-type]
+        LOGGER.info(f"Wrote {sum(COUNTS.values())} scenes with known label noise to {scenes}")
+    else:
+        data, scenes = resolve_data(data), Path()
+    model = YOLO(settings.pop("model", MODELS[task]))
+    model.train(data=data, project=str(folder), name="train", exist_ok=True, **settings)
+    metrics = model.val(data=data, imgsz=settings["imgsz"], project=str(folder), name="val", exist_ok=True)
+    table = {"AP50": metrics.box.map50, "AP75": metrics.box.map75, "AP50-95": metrics.box.map}
+    results = _predict(model, data, settings["imgsz"])
+    cv2.imwrite(str(folder / "predictions.jpg"), contact_sheet([r.plot() for r in results[:PICTURES]]))
+    if scenes != Path():
+        score = _score(results, load_truth(scenes, "val"))
+        noise_plot(score.known, score.predicted, score.size, folder / "sigma.png")
+        table |= {"sigma / known noise": score.correlation()}
+        table |= {f"  {name} objects": value for name, value in score.correlation_by_size().items()}
+        if (angle := score.angle_correlation()) is not None:
+            table |= {"angle sigma / known noise": angle}
+    _print(table, folder)
+    return table
+
+
+def _predict(model: YOLO, data: str, imgsz: int) -> list[UncertResults]:
+    """Predict the validation images one by one."""
+    source = check_det_dataset(data, autodownload=False)["val"]
+    return list(model.predict(source, imgsz=imgsz, stream=True, verbose=False))
+
+
+def _score(results: list[UncertResults], truth: dict[str, list[SceneObject]]) -> NoiseScore:
+    """Match predictions to the true objects of their image."""
+    score = NoiseScore()
+    for result in results:
+        found = result.obb if result.obb is not None else result.boxes
+        boxes = found.xywhr if result.obb is not None else found.xyxy
+        std = found.std
+        if result.obb is not None:
+            std = found.fields["sides"][:, :5]
+        score.add(boxes, found.cls, std, truth[Path(result.path).name])
+    return score
+
+
+def _print(table: dict[str, float], folder: Path) -> None:
+    """Print the table and where the pictures are."""
+    width = max(map(len, table)) + 2
+    lines = [f"  {name:<{width}}{value:6.3f}" for name, value in table.items()]
+    LOGGER.info("\n" + "\n".join(lines))
+    LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands")
+    if (folder / "sigma.png").exists():
+        LOGGER.info("  sigma.png         predicted sigma against the known label noise, object by object")
+    LOGGER.info("  train/            losses and metrics by epoch (results.png, results.csv), weights")

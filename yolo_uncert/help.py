@@ -1,0 +1,129 @@
+"""Help texts of the command line, written from the options themselves so that they cannot fall behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import fill
+
+from ultralytics.utils import DEFAULT_CFG_PATH
+
+from yolo_uncert.config import OptionError, RunOptions, describe, suggest
+from yolo_uncert.nn.branches import BRANCHES
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of the command line.
+
+    Attributes:
+        doc: What it does.
+        example: A command that works.
+        ours: Names of our run options that it heeds.
+        own: Options that only this mode has, with their meaning.
+    """
+
+    doc: str
+    example: str
+    ours: tuple[str, ...] = ()
+    own: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        """Turn a missing table of own options into an empty one."""
+        object.__setattr__(self, "own", self.own or {})
+
+
+_SIGMA = ("sigma_source", "iou_alpha", "quality_fusion")
+
+MODES: dict[str, Mode] = {
+    "train": Mode(
+        "Train a model on your data.",
+        "yolo-uncert train model=yolo11n-uncert.yaml data=bccd.yaml epochs=50 imgsz=320",
+        ("retrofit", "data_root", *_SIGMA),
+    ),
+    "val": Mode(
+        "Measure detection and uncertainty on a data set.",
+        "yolo-uncert val model=best.pt data=bccd.yaml",
+        ("data_root", *_SIGMA),
+    ),
+    "predict": Mode(
+        "Detect in images, videos, folders and streams.", "yolo-uncert predict model=best.pt source=video.mp4", _SIGMA
+    ),
+    "track": Mode("Detect and follow objects in a video.", "yolo-uncert track model=best.pt source=video.mp4", _SIGMA),
+    "export": Mode(
+        "Convert a model to ONNX or TorchScript, uncertainty channels included.",
+        "yolo-uncert export model=best.pt format=onnx",
+    ),
+    "demo": Mode(
+        "Train a small model on generated scenes (or your data) and show what sigma means.",
+        "yolo-uncert demo",
+        own={"out": "Folder for data, runs and pictures (default runs/demo)."},
+    ),
+}
+
+
+def overview() -> str:
+    """Return the general help."""
+    modes = "\n".join(f"  {name:<9}{mode.doc}" for name, mode in MODES.items())
+    return (
+        "Object detection that knows how sure it is about every box.\n\n"
+        "usage: yolo-uncert MODE key=value ...\n\nmodes:\n"
+        f"{modes}\n\n"
+        "yolo-uncert help MODE       options of a mode, with defaults and meaning\n"
+        "yolo-uncert help branches   the uncertainty: section of a model yaml\n"
+        "yolo-uncert version\n"
+    )
+
+
+def mode_help(name: str) -> str:
+    """Return the help of one mode, or of the branches of a model yaml.
+
+    Raises:
+        OptionError: There is no such mode.
+    """
+    if name == "branches":
+        return _branch_help()
+    if name not in MODES:
+        raise OptionError(f"no help on {name!r}{suggest(name, MODES)}. One of: {', '.join((*MODES, 'branches'))}")
+    mode = MODES[name]
+    rows = [row for row in describe(RunOptions) if row[0] in mode.ours]
+    rows += [(key, "", doc) for key, doc in (mode.own or {}).items()]
+    return "\n".join(
+        [
+            mode.doc,
+            f"\nexample: {mode.example}\n",
+            *(["options of yolo-uncert:", *map(_row, rows), ""] if rows else []),
+            "options of Ultralytics:",
+            *_stock_options(name),
+        ]
+    )
+
+
+def _branch_help() -> str:
+    parts = ["Branches of a model yaml's uncertainty: section, with their options and defaults.\n"]
+    for name, branch in BRANCHES.items():
+        parts.append(f"{name}: {(branch.__doc__ or '').splitlines()[0]}")
+        parts += map(_row, describe(branch.options_class))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(row: tuple[str, str, str]) -> str:
+    name, default, doc = row
+    head = f"  {name}={default}" if default else f"  {name}"
+    return fill(f"{head:<24} {doc}", WIDTH, subsequent_indent=" " * 25)
+
+
+def _stock_options(mode: str) -> list[str]:
+    """Return Ultralytics' own options with defaults and meaning, from the comments of its ``default.yaml``."""
+    wanted = {"train": ("Train", "Hyperparameters"), "export": ("Export",)}.get(mode, ("Val", "Predict", "Visualize"))
+    rows, shown = [], True
+    for line in DEFAULT_CFG_PATH.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# ") and " ---" in line:
+            shown = line.removeprefix("# ").startswith((*wanted, "Global"))
+        elif shown and ":" in line and not line.startswith("#"):
+            setting, _, doc = line.partition(" # ")
+            key, _, value = setting.partition(":")
+            rows.append(_row((key.strip(), value.strip(), doc.strip())))
+    return rows
