@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # tensors of tests are tiny: a second thread only waits
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,7 +6,8 @@ checkpoint. *Run options* are given to ``train``, ``val``, ``predict`` and ``exp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -55,7 +56,7 @@ class GaussianOptions:
     init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)
     lr_mult: float = option(10.0, "Learning rate of the branch over that of the model.", low=0.0)
     label_std: float | list[float] | None = option(
-        None, "Standard deviation of the labels in pixels, one for all classes or one each (loss: kl_target)."
+        None, "Standard deviation of the labels' sides in pixels, for all classes or a list (loss: kl_target)."
     )
 
     def __post_init__(self) -> None:
@@ -88,7 +89,12 @@ class QualityOptions:
 class QFLOptions:
     """Options of the quality focal loss (Li et al., NeurIPS 2020, arXiv 2006.04388)."""
 
-    beta: float = option(2.0, "Focusing exponent.", low=0.0)
+    beta: float = option(2.0, "Focusing exponent, 0 (plain cross-entropy) or at least 1.", low=0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse exponents whose loss has an infinite slope where the prediction meets its target."""
+        if 0 < self.beta < 1:
+            raise OptionError(f"beta must be 0 or at least 1, not {self.beta}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,19 @@ class KLDOptions:
     tau: float = option(1.0, "Offset of the loss 1 - 1 / (tau + f(D)); below 1 the loss is f(D).", low=0.0)
     gain: float = option(1.0, "Weight relative to the stock box loss (multiplied by the run option box).", low=0.0)
     mode: str = option("replace", "Replace the stock box loss, or join it.", choices=("replace", "add"))
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Keys of a model yaml with a base; nc, scale, reg_max and end2end are those of the base unless given."""
+
+    base: str = option(None, "Model yaml with backbone and head, one of Ultralytics or a path.")
+    task: str = option(None, "Task, unless it is that of the base.", choices=("detect", "obb"))
+    uncertainty: object = option(None, "Branch names and their options.")
+    nc: int = option(None, "Number of classes.", low=1)
+    scale: str = option(None, "Scale, unless the file name has its letter.", choices=("n", "s", "m", "l", "x"))
+    reg_max: int = option(None, "DFL bins per side; 1 is a head without distributions.", low=1)
+    end2end: bool = option(None, "Build a one-to-one head beside the one-to-many head.")
 
 
 @dataclass(frozen=True)
@@ -157,10 +176,10 @@ def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
         raise OptionError(f"{where}: {error}") from error
 
 
-def suggest(name: object, known: Mapping[str, Any]) -> str:
-    """Return ``, did you mean 'x'?`` for the closest known name, or nothing."""
+def suggest(name: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known name, or nothing."""
     match = get_close_matches(str(name), list(known), n=1)
-    return f", did you mean {match[0]!r}?" if match else ""
+    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def run_option_names() -> tuple[str, ...]:
@@ -182,13 +201,14 @@ def _check(spec: Field[Any], hint: Any, value: Any, where: str) -> None:
     """Raise OptionError unless the value has one of the hinted types and lies in the allowed range."""
     kinds = get_args(hint) or (hint,)
     if not any(_is_a(kind, value) for kind in kinds):
-        expected = " or ".join("None" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
+        expected = " or ".join(_name_of(k) for k in kinds)
         raise OptionError(f"{where} must be {expected}, not {value!r} ({type(value).__name__})")
     choices, low, high = spec.metadata["choices"], spec.metadata["low"], spec.metadata["high"]
     if choices and value is not None and value not in choices:
-        hint_text = suggest(value, dict.fromkeys(choices))
-        raise OptionError(f"{where} is {value!r}{hint_text}. Allowed: {', '.join(choices)}")
+        raise OptionError(f"{where} is {value!r}{suggest(value, choices)}. Allowed: {', '.join(choices)}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise OptionError(f"{where} must be finite, not {value}")
         if low is not None and not value >= low:
             raise OptionError(f"{where} must be at least {low}, not {value}")
         if high is not None and not value <= high:
@@ -202,6 +222,13 @@ def _is_a(kind: Any, value: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _name_of(kind: Any) -> str:
+    """Return a type as written in an annotation."""
+    if kind is type(None):
+        return "None"
+    return str(kind) if get_args(kind) else str(kind.__name__)
 
 
 def _as_list(value: float | list[float]) -> list[float]:

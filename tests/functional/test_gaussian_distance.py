@@ -203,9 +203,8 @@ EXTREMES = {
 @EVERY_FUN
 @EVERY_KIND
 @pytest.mark.parametrize("tau", [0.0, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_value_and_gradient_are_finite_for_extreme_boxes(kind: str, fun: str, tau: float, dtype: torch.dtype) -> None:
-    boxes = torch.tensor(list(EXTREMES.values()), dtype=dtype)
+def test_value_and_gradient_are_finite_for_extreme_boxes(kind: str, fun: str, tau: float) -> None:
+    boxes = torch.tensor(list(EXTREMES.values()))
     count = len(boxes)
     pred = boxes.repeat_interleave(count, dim=0).requires_grad_()
     target = boxes.repeat(count, 1).requires_grad_()
@@ -250,7 +249,7 @@ def test_the_root_is_smooth_at_zero() -> None:
     torch.testing.assert_close(root, torch.tensor([0.0, 2.0]).double(), rtol=0, atol=4e-4)
     (gradient,) = torch.autograd.grad(root.sum(), distance)
     # 1 / (2 sqrt(D + 1e-7)).
-    torch.testing.assert_close(gradient, torch.tensor([0.5e7**0.5 / 2**0.5, 0.25]).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient, torch.tensor([0.5 / math.sqrt(1e-7), 0.25]).double(), rtol=1e-6, atol=0)
 
 
 @EVERY_KIND

@@ -81,10 +81,7 @@ def reverse(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def jeffreys(pred: Tensor, target: Tensor) -> Tensor:
-    """Jeffreys divergence ``KL(N_t || N_p) + KL(N_p || N_t)``; arguments and result as for `kld`.
-
-    The code of the KLD paper's authors takes half of it.
-    """
+    """Jeffreys divergence, the sum of both directions (the authors' code halves it); arguments and result as `kld`."""
     return _bounded(kld(pred, target) + kld(target, pred))
 
 
@@ -182,15 +179,11 @@ def _sqrt(distance: Tensor) -> Tensor:
     return torch.sqrt(distance + _SQRT_EPS) - math.sqrt(_SQRT_EPS)
 
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "log1p": torch.log1p,
-    "sqrt": _sqrt,
-    "none": lambda distance: distance,
-}
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"log1p": torch.log1p, "sqrt": _sqrt, "none": lambda value: value}
 
 
 def distance_loss(pred: Tensor, target: Tensor, kind: str = "kld", fun: str = "log1p", tau: float = 1.0) -> Tensor:
-    """Regression loss ``1 - 1 / (tau + f(D))`` of a Gaussian distance, or ``f(D)`` itself for ``tau < 1``.
+    """Regression loss ``1 - 1 / (tau + f(D))`` of a Gaussian distance, or ``f(D)`` itself for ``tau < 1`` (see `kld`).
 
     Value and gradient are finite for every finite input: lengths enter within ``[1e-7, 1e7]``, ``D`` within
     ``[0, 1e24]``. Beyond a limit the gradient with respect to that quantity is zero.
@@ -207,9 +200,6 @@ def distance_loss(pred: Tensor, target: Tensor, kind: str = "kld", fun: str = "l
 
     Raises:
         ValueError: If ``kind`` or ``fun`` is unknown, ``tau`` is negative, or the shapes differ or are not ``[N, 5]``.
-
-    Reference:
-        Yang et al., NeurIPS 2021, arXiv 2106.01883 (the full title is in `kld`).
     """
     if kind not in DISTANCES:
         raise ValueError(f"kind must be one of {', '.join(DISTANCES)}; got {kind!r}")

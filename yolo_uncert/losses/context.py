@@ -32,6 +32,25 @@ class Assignment:
     positive: torch.Tensor
     stride: torch.Tensor
 
+    @classmethod
+    def empty(cls, preds: dict[str, torch.Tensor]) -> Assignment:
+        """Return the assignment without a positive, whose boxes still are in the graph of the predictions.
+
+        Args:
+            preds: Raw head output for oriented boxes; their criterion skips its box loss when there is no positive.
+        """
+        scores = preds["scores"].transpose(1, 2)
+        boxes = torch.cat((preds["boxes"][:, :4], preds["angle"]), 1).transpose(1, 2)
+        return cls(
+            pred_boxes=boxes,
+            anchors=scores.new_zeros(scores.shape[1], 2),
+            target_boxes=torch.zeros_like(boxes),
+            target_scores=torch.zeros_like(scores),
+            normaliser=scores.new_ones(()),
+            positive=torch.zeros_like(scores[..., 0], dtype=torch.bool),
+            stride=scores.new_ones(scores.shape[1], 1),
+        )
+
 
 @dataclass(frozen=True)
 class LossContext:
@@ -39,22 +58,22 @@ class LossContext:
 
     Attributes:
         preds: Raw head output, each Tensor[B, C, A].
-        assignment: The label assignment, or None when Ultralytics found no positive (oriented boxes only).
+        assignment: The label assignment.
         task: ``detect`` or ``obb``.
         hyp: Training arguments with the stock gains ``box``, ``cls``.
         epoch: Current epoch during training, else None.
+        class_weights: Tensor[1, 1, C] weights of the class loss (from the option ``cls_pw``), else None.
     """
 
     preds: dict[str, torch.Tensor]
-    assignment: Assignment | None
+    assignment: Assignment
     task: str
     hyp: Any
     epoch: int | None = None
+    class_weights: torch.Tensor | None = None
 
     def positives(self, values: torch.Tensor) -> torch.Tensor:
         """Gather Tensor[B, A, ...] at the positives as float32 Tensor[P, ...]; empty, it still is in the graph."""
-        if self.assignment is None:
-            return values.flatten(0, 1)[:0].float()
         return values[self.assignment.positive].float()
 
     def raw(self, name: str) -> torch.Tensor:
@@ -64,44 +83,38 @@ class LossContext:
     @property
     def pred_boxes(self) -> torch.Tensor:
         """Tensor[P, 4 or 5] predicted boxes in grid units, with gradient."""
-        return self._boxes("pred_boxes")
+        return self.positives(self.assignment.pred_boxes)
 
     @property
     def target_boxes(self) -> torch.Tensor:
         """Tensor[P, 4 or 5] assigned ground-truth boxes in grid units."""
-        return self._boxes("target_boxes")
+        return self.positives(self.assignment.target_boxes)
 
     @property
     def labels(self) -> torch.Tensor:
-        """Tensor[P] class index of the assigned object."""
-        if self.assignment is None:
-            return torch.empty(0, dtype=torch.long, device=self.preds["scores"].device)
-        return self.assignment.target_scores[self.assignment.positive].argmax(-1)
+        """Tensor[P] class index of the assigned object; 0 for a positive whose alignment score, thus weight, is 0."""
+        return self.positives(self.assignment.target_scores).argmax(-1)
 
     @property
     def anchors(self) -> torch.Tensor:
         """Tensor[P, 2] anchor points in grid units."""
-        return self._per_anchor("anchors", 2)
+        return self._per_anchor(self.assignment.anchors)
 
     @property
     def stride(self) -> torch.Tensor:
         """Tensor[P, 1] pixels per grid unit."""
-        return self._per_anchor("stride", 1)
+        return self._per_anchor(self.assignment.stride)
 
     def mean(self, loss: torch.Tensor) -> torch.Tensor:
         """Weight a loss Tensor[P] by the assignment scores and normalise it like the stock box terms."""
-        if self.assignment is None:
-            return loss.sum()
-        weight = self.assignment.target_scores.sum(-1)[self.assignment.positive]
+        weight = self.positives(self.assignment.target_scores).sum(-1)
         return (loss * weight).sum() / self.assignment.normaliser
 
-    def _boxes(self, name: str) -> torch.Tensor:
-        if self.assignment is None:
-            return self.preds["scores"].new_zeros(0, 5 if self.task == "obb" else 4, dtype=torch.float32)
-        return self.positives(getattr(self.assignment, name))
+    def class_mean(self, loss: torch.Tensor) -> torch.Tensor:
+        """Weight, normalise and scale a loss Tensor[B, A, C] of all anchors and classes like the stock class loss."""
+        if self.class_weights is not None:
+            loss = loss * self.class_weights
+        return loss.sum() / self.assignment.normaliser * self.hyp.cls
 
-    def _per_anchor(self, name: str, columns: int) -> torch.Tensor:
-        if self.assignment is None:
-            return self.preds["scores"].new_zeros(0, columns, dtype=torch.float32)
-        values = getattr(self.assignment, name)
-        return values.expand(len(self.assignment.positive), -1, -1)[self.assignment.positive].float()
+    def _per_anchor(self, values: torch.Tensor) -> torch.Tensor:
+        return self.positives(values.expand(len(self.assignment.positive), -1, -1))

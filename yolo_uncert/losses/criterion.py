@@ -72,9 +72,9 @@ class _BranchTerms(v8DetectionLoss):
         """Return the vector of losses times the batch size, and the detached items by name."""
         self.bbox_loss.last = None
         vector, items = super().loss(preds, batch)
-        batch_size = preds["boxes"].shape[0]
-        terms: dict[str, torch.Tensor] = dict(zip(items, (vector / batch_size).unbind(), strict=True))
-        context = LossContext(preds, self.bbox_loss.last, self.task, self.hyp, self.head.epoch)
+        terms: dict[str, torch.Tensor] = dict(zip(items, vector.unbind(), strict=True))
+        assignment = self.bbox_loss.last or Assignment.empty(preds)
+        context = LossContext(preds, assignment, self.task, self.hyp, self.head.epoch, self.class_weights)
         # The assignment holds the step's whole graph: drop it as soon as the terms are computed.
         self.bbox_loss.last = None
         # Losses are small numbers next to sums of many: no autocast, the products and logs below need float32.
@@ -82,12 +82,10 @@ class _BranchTerms(v8DetectionLoss):
             for branch in self.head.branches:
                 if branch.loss_item:
                     value = branch.loss(context)
-                    if branch.replaces:
-                        terms[branch.replaces] = value
-                    else:
-                        terms[branch.loss_item] = value
-        names = {b.replaces: b.loss_item for b in self.head.branches if b.replaces}
-        return torch.stack(list(terms.values())) * batch_size, {names.get(k, k): v.detach() for k, v in terms.items()}
+                    name = branch.replaces or branch.loss_item
+                    terms[name], items[name] = value * preds["boxes"].shape[0], value.detach()
+        names: dict[str, str] = {b.replaces: b.loss_item for b in self.head.branches if b.replaces}
+        return torch.stack(list(terms.values())), {names.get(k, k): v for k, v in items.items()}
 
 
 class UncertDetectionLoss(_BranchTerms):

@@ -39,11 +39,7 @@ class _Branches(Detect):
             uncertainty: Branch name to options.
             where: File and key for error messages.
         """
-        head = cls.__new__(cls)
-        head.__dict__.update(stock.__dict__)
-        # A module's registries are dicts: copy them, or the branches would join the stock head as well.
-        for name in ("_modules", "_parameters", "_buffers"):
-            head.__dict__[name] = stock.__dict__[name].copy()
+        head = own_copy(cls, stock)
         head.attach(uncertainty, where)
         return head
 
@@ -66,7 +62,7 @@ class _Branches(Detect):
         with torch.random.fork_rng(devices=[]):
             for branch in self.branches:
                 if (modules := branch.build()) is not None:
-                    setattr(self, f"cv_{branch.name}", modules)
+                    setattr(self, f"cv_{branch.name}", modules.to(next(self.parameters())))
                     if getattr(self, "one2one_cv2", None) is not None:
                         # fuse() of the stock head drops X or one2one_X by this prefix.
                         setattr(self, f"one2one_cv_{branch.name}", copy.deepcopy(modules))
@@ -117,6 +113,17 @@ class _Branches(Detect):
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]
         return {name: getattr(self, prefix + name) for name in names if hasattr(self, prefix + name)}
+
+
+def own_copy(cls: type[nn.Module], module: nn.Module) -> Any:
+    """Return a module of another class that shares the attributes, submodules and parameters of a module.
+
+    The registries of a module (submodules, parameters, hooks) are dicts and copied: what joins the new module does not
+    join the old one.
+    """
+    new = cls.__new__(cls)
+    new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()})
+    return new
 
 
 def _run(head: Any, x: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

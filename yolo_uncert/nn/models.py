@@ -12,7 +12,7 @@ from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
-from yolo_uncert.nn.heads import STOCK_TO_UNCERT
+from yolo_uncert.nn.heads import STOCK_TO_UNCERT, own_copy
 from yolo_uncert.nn.yamls import HEADS, load_model_yaml, resolve
 
 
@@ -40,14 +40,14 @@ class _UncertModel(DetectionModel):
         Raises:
             OptionError: The yaml is malformed or has no ``uncertainty`` section.
         """
-        ours = resolve(cfg, cfg.get("scale", "")) if isinstance(cfg, Mapping) else load_model_yaml(cfg)
+        ours = resolve(cfg, where=_file_of(cfg)) if isinstance(cfg, Mapping) else load_model_yaml(cfg)
         if "uncertainty" not in ours:
-            raise OptionError("this model yaml has no uncertainty: section")
+            raise OptionError(f"{_file_of(ours)} has no uncertainty: section")
         stand_in = deepcopy(ours)
         stand_in["head"][-1][2] = HEADS[ours["head"][-1][2]]
         super().__init__(stand_in, ch=ch, nc=nc, verbose=verbose)
         self.yaml = {**ours, "nc": self.yaml["nc"], "channels": self.yaml["channels"]}
-        self._attach(self.yaml["uncertainty"])
+        self._attach(self.yaml["uncertainty"], f"{_file_of(ours)}: uncertainty")
 
     @classmethod
     def from_stock(cls, stock: DetectionModel, uncertainty: Mapping[str, Any]) -> Any:
@@ -62,9 +62,7 @@ class _UncertModel(DetectionModel):
         """
         if type(stock.model[-1]) not in STOCK_TO_UNCERT:
             raise OptionError(f"a head {type(stock.model[-1]).__name__} cannot carry uncertainty branches")
-        model = cls.__new__(cls)
-        model.__dict__.update(stock.__dict__)
-        model._modules = dict(stock._modules)
+        model = own_copy(cls, stock)
         model.model = type(stock.model)(*stock.model)
         model.yaml = {**deepcopy(stock.yaml), "uncertainty": deepcopy(dict(uncertainty))}
         row = model.yaml["head"][-1]
@@ -79,9 +77,9 @@ class _UncertModel(DetectionModel):
             return E2ELoss(self, self.loss_class)
         return self.loss_class(self)
 
-    def _attach(self, uncertainty: Mapping[str, Any]) -> None:
+    def _attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> None:
         stock = self.model[-1]
-        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty)
+        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where)
 
 
 class UncertDetectionModel(_UncertModel):
@@ -92,6 +90,10 @@ class UncertOBBModel(_UncertModel, OBBModel):
     """Oriented detection model whose head carries uncertainty branches."""
 
     loss_class = UncertOBBLoss
+
+
+def _file_of(cfg: Mapping[str, Any]) -> str:
+    return str(cfg.get("yaml_file", "model yaml"))
 
 
 MODELS = {"detect": UncertDetectionModel, "obb": UncertOBBModel}

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ultralytics.utils import ROOT, YAML
 
-from yolo_uncert.config import OptionError, suggest
+from yolo_uncert.config import ModelOptions, OptionError, parse_options
 from yolo_uncert.nn.branches import check_uncertainty
 from yolo_uncert.paths import find_asset, split_scale
 
 HEADS = {"UncertDetect": "Detect", "UncertOBB": "OBB", "UncertOBB26": "OBB26"}
 """Head rows of our yamls and the stock head that stands in for them while Ultralytics parses the rest."""
-
-KEYS = ("base", "task", "uncertainty", "nc", "scale", "reg_max", "end2end")
-"""Keys of a yaml with a base: the last four override those of the base."""
 
 
 def load_model_yaml(name: str | Path) -> dict[str, Any]:
@@ -27,8 +25,8 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
         name: Path, or the name of a packaged yaml; a letter in the name (``yolo11n-uncert.yaml``) selects the scale.
 
     Returns:
-        A full model dict: backbone, head with an ``Uncert...`` row, scale, and the ``uncertainty`` section. A stock
-        yaml is returned with its scale and nothing added.
+        A full model dict: backbone, head with an ``Uncert...`` row, scale, ``yaml_file`` (the name, as Ultralytics
+        notes it), and the ``uncertainty`` section. A stock yaml comes back without that section.
 
     Raises:
         FileNotFoundError: No such yaml, here or in Ultralytics.
@@ -37,7 +35,7 @@ def load_model_yaml(name: str | Path) -> dict[str, Any]:
     path = _find(name)
     _, scale = split_scale(Path(name).name)
     cfg = YAML.load(path)
-    return resolve(cfg, scale or cfg.get("scale", ""), where=path.name)
+    return {**resolve(cfg, scale, where=path.name), "yaml_file": Path(name).name}
 
 
 def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") -> dict[str, Any]:
@@ -46,6 +44,8 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
         full = _from_base(cfg, where)
     elif {"backbone", "head"} <= cfg.keys():
         full = deepcopy(dict(cfg))
+        if "uncertainty" not in full and (typo := get_close_matches("uncertainty", full, n=1)):
+            raise OptionError(f"{where}: unknown key {typo[0]!r} (did you mean 'uncertainty'?)")
     else:
         raise OptionError(f"{where}: a model yaml needs either base: or backbone: and head:")
     if "uncertainty" in full:
@@ -62,30 +62,22 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
     return full
 
 
-def has_uncertainty(cfg: Mapping[str, Any]) -> bool:
-    """Return whether a resolved model dict is one of ours rather than a stock one."""
-    return "uncertainty" in cfg
-
-
 def _from_base(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the base's dict with our overrides and the head that the task asks for."""
-    for key in cfg:
-        if key not in KEYS:
-            raise OptionError(
-                f"{where}: unknown key {key!r}{suggest(key, dict.fromkeys(KEYS))}. Allowed: {', '.join(KEYS)}"
-            )
-    base = _find(cfg["base"])
-    full = YAML.load(base)
+    options = parse_options(ModelOptions, cfg, where)
+    base = options.base
+    full = YAML.load(_find(base))
+    if not {"backbone", "head"} <= full.keys():
+        raise OptionError(f"{where}: base {base} is no full model yaml with backbone: and head:")
     head = full["head"][-1][2]
-    task = cfg.get("task") or ("obb" if head.startswith("OBB") else "detect")
-    if task not in ("detect", "obb"):
-        raise OptionError(f"{where}: task is {task!r}. Allowed: detect, obb")
-    if head not in ("Detect", "OBB", "OBB26"):
-        raise OptionError(f"{where}: base {cfg['base']} has a head {head}; only Detect and OBB heads carry branches")
-    if task == "detect" and head != "Detect":
-        raise OptionError(f"{where}: base {cfg['base']} is an OBB model; use its detect yaml as base, or task: obb")
-    if task == "obb" and head == "Detect":
+    if head not in HEADS.values():
+        raise OptionError(f"{where}: base {base} has a head {head}; only Detect and OBB heads carry branches")
+    if options.task == "detect" and head != "Detect":
+        raise OptionError(f"{where}: base {base} is an OBB model; use its detect yaml as base, or task: obb")
+    if options.task == "obb" and head == "Detect":
         _swap_to_obb(full)
+    if letter := split_scale(base)[1]:
+        full["scale"] = letter
     full.update({k: deepcopy(v) for k, v in cfg.items() if k not in ("base", "task")})
     return full
 
@@ -103,7 +95,8 @@ def _find(name: str | Path) -> Path:
         return find_asset(name, "models")
     except FileNotFoundError as error:
         plain, _ = split_scale(Path(name).name)
-        for candidate in (Path(name).name, plain):
-            if found := sorted((ROOT / "cfg" / "models").rglob(candidate)):
+        stock = sorted((ROOT / "cfg" / "models").rglob("*.yaml"))
+        for wanted in (Path(name).stem, Path(plain).stem):
+            if found := [path for path in stock if path.stem == wanted]:
                 return found[0]
         raise FileNotFoundError(f"{error}\nNor does Ultralytics have a model yaml {plain}.") from error

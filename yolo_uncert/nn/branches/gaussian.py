@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812  the customary name
 from torch import nn
 
 from yolo_uncert.config import GaussianOptions, OptionError
@@ -33,7 +34,7 @@ class GaussianBranch(Branch):
         """Check the label noise against the number of classes."""
         super().__init__(options, spec)
         if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
-            raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes")
+            raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes (nc of the yaml)")
 
     @property
     def lr_mult(self) -> float:
@@ -94,13 +95,14 @@ class GaussianBranch(Branch):
         return torch.cat((sides, target[:, 4:] - pred[:, 4:]), 1)
 
     def _label_var(self, context: LossContext) -> torch.Tensor | None:
-        """Return the labels' variance Tensor[P, 1] in grid units^2, for loss: kl_target."""
+        """Return the labels' variance Tensor[P, 4 or 5] in grid units^2, for loss: kl_target; 0 for the angle."""
         label_std = self.options.label_std
         if label_std is None:
             return None
         per_class = label_std if isinstance(label_std, list) else [label_std] * self.spec.nc
         std = torch.tensor(per_class, device=context.labels.device)[context.labels]
-        return (std[:, None] / context.stride) ** 2
+        sides = ((std[:, None] / context.stride) ** 2).expand(-1, 4)
+        return sides if self.spec.task == "detect" else F.pad(sides, (0, 1))
 
     def _warmup(self, epoch: int | None) -> float:
         if epoch is None or not self.options.warmup_epochs:

@@ -27,14 +27,11 @@ class QFLBranch(Branch):
     def loss(self, context: LossContext) -> torch.Tensor:
         """Return the loss over all anchors and classes, normalised and scaled like the stock class loss."""
         scores = context.preds["scores"].transpose(1, 2).float()
-        target = torch.zeros_like(scores)
-        assigned = context.assignment
-        if assigned is not None:
-            image, anchor = assigned.positive.nonzero(as_tuple=True)
-            target[image, anchor, context.labels] = positives_iou(context)
+        # A positive whose alignment underflowed to 0 has no class there, and counts as a negative.
+        target = (context.assignment.target_scores > 0).float()
+        target[context.assignment.positive] *= positives_iou(context)[:, None]
         if "quality" in context.preds:
             loss = quality_focal_loss(joint_probability(context.preds), target, self.options.beta)
         else:
             loss = quality_focal_loss_with_logits(scores, target, self.options.beta)
-        normaliser = 1.0 if assigned is None else assigned.normaliser
-        return loss.sum() / normaliser * context.hyp.cls
+        return context.class_mean(loss)

@@ -59,11 +59,8 @@ class QualityBranch(Branch):
 
     def loss(self, context: LossContext) -> torch.Tensor:
         """Return the binary cross-entropy of the joint score against the assignment scores."""
-        prob = joint_probability(context.preds)
-        if context.assignment is None:
-            return quality_focal_loss(prob, torch.zeros_like(prob), beta=0.0).sum() * context.hyp.cls
-        loss = quality_focal_loss(prob, context.assignment.target_scores.float(), beta=0.0)
-        return loss.sum() / context.assignment.normaliser * context.hyp.cls
+        loss = quality_focal_loss(joint_probability(context.preds), context.assignment.target_scores, beta=0.0)
+        return context.class_mean(loss)
 
     def _statistics(self, boxes: torch.Tensor) -> torch.Tensor:
         """Return Tensor[B, 4 * (topk + 1), H, W] from the DFL logits of one level."""
