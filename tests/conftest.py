@@ -6,8 +6,9 @@ import os
 import random
 import socket
 import tempfile
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 # Ultralytics and matplotlib read these at import, hence before any test module is imported.
 os.environ["YOLO_AUTOINSTALL"] = "False"
@@ -51,3 +52,76 @@ def shared_data() -> Path:
     if not folder:
         pytest.skip("YOLO_UNCERT_DATA names no folder with data sets")
     return Path(folder)
+
+
+QUICK: dict[str, Any] = {
+    "epochs": 20,
+    "imgsz": 64,
+    "batch": 8,
+    "nbs": 8,
+    "optimizer": "AdamW",
+    "lr0": 0.004,
+    "warmup_epochs": 1,
+    "mosaic": 0.0,
+    "scale": 0.0,
+    "translate": 0.0,
+    "erasing": 0.0,
+    "workers": 0,
+    "cache": "ram",
+    "plots": False,
+    "device": "cpu",
+}
+"""Training of a few seconds after which a model detects something."""
+
+
+class Tiny:
+    """Tiny data sets and trainings, each made once."""
+
+    models: ClassVar[dict[str, str]] = {
+        "detect": "yolov8n-uncert.yaml",
+        "obb": "yolov8n-obb-uncert.yaml",
+        "e2e": "yolo26n-uncert.yaml",
+        "stock": "yolov8n.yaml",
+    }
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @cache  # noqa: B019  lives as long as the session
+    def data(self, task: str) -> Path:
+        """Data yaml of 16 + 8 scenes with one or two objects."""
+        from yolo_uncert.synthetic import SceneSpec, make_dataset
+
+        spec = SceneSpec(imgsz=64, objects=(1, 2), size=(0.2, 0.45), sigma=(0.3, 1.0), classes=("disc", "plate"))
+        return make_dataset(self.root / task, task, {"train": 16, "val": 8}, spec)
+
+    def train(self, model: Any, name: str, task: str = "detect", **options: Any) -> Any:
+        """Train a model object and return its trainer."""
+        # So few steps would leave the running statistics of BatchNorm where they started.
+        model.add_callback("on_train_start", lambda trainer: _set_momentum(trainer.model, 0.5))
+        settings = {**QUICK, "data": str(self.data(task)), "project": str(self.root / "runs"), "name": name}
+        model.train(**{**settings, "exist_ok": True, **options})
+        return model.trainer
+
+    @cache  # noqa: B019
+    def run(self, kind: str) -> Path:
+        """Folder of the training of ``detect``, ``obb``, ``e2e`` or ``stock``."""
+        from yolo_uncert import YOLO
+
+        task = "obb" if kind == "obb" else "detect"
+        return Path(self.train(YOLO(self.models[kind]), kind, task, val=kind == "obb").save_dir)
+
+    def weights(self, kind: str) -> str:
+        """Path of the trained model of that kind."""
+        return str(self.run(kind) / "weights" / "best.pt")
+
+
+def _set_momentum(model: torch.nn.Module, momentum: float) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = momentum
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("tiny"))

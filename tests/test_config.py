@@ -51,10 +51,18 @@ def test_given_values_are_taken_and_the_input_is_left_alone():
 @pytest.mark.parametrize(
     ("cls", "values", "message"),
     [
-        (GaussianOptions, {"gian": 1.0}, r"unknown option 'gian' \(did you mean 'gain'\?\)\. Allowed: loss, gain, beta"),
+        (
+            GaussianOptions,
+            {"gian": 1.0},
+            r"unknown option 'gian' \(did you mean 'gain'\?\)\. Allowed: loss, gain, beta",
+        ),
         (GaussianOptions, {"zzz": 1.0}, r"unknown option 'zzz'\. Allowed: loss"),
         (GaussianOptions, {1: 1.0}, r"unknown option 1\. Allowed: loss"),
-        (GaussianOptions, {"loss": "kll"}, r"loss is 'kll' \(did you mean 'kl'\?\)\. Allowed: kl, nll, laplace, l1, crps"),
+        (
+            GaussianOptions,
+            {"loss": "kll"},
+            r"loss is 'kll' \(did you mean 'kl'\?\)\. Allowed: kl, nll, laplace, l1, crps",
+        ),
         (GaussianOptions, {"loss": None}, r"loss must be str, not None \(NoneType\)"),
         (GaussianOptions, {"gain": "1.0"}, r"gain must be float, not '1\.0' \(str\)"),
         (GaussianOptions, {"gain": True}, r"gain must be float, not True \(bool\)"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from ultralytics.cfg import merge_equals_args, parse_key_value_pair
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+from ultralytics.cfg import TASKS, merge_equals_args, parse_key_value_pair
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
+from ultralytics.utils.checks import check_yaml
 
 from yolo_uncert import __version__
-from yolo_uncert.config import OptionError, run_option_names, suggest
+from yolo_uncert.config import OptionError, RunOptions, suggest
 from yolo_uncert.demo import demo
 from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
@@ -41,14 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             mode, options = parse(args)
             COMMANDS[mode](options)
+        sys.stdout.flush()
     except (OptionError, SyntaxError, FileNotFoundError) as error:
         LOGGER.error(str(error).strip())
         return USAGE_ERROR
-    except (ValueError, TypeError, AssertionError) as error:
+    except BrokenPipeError:  # the reader of our output has gone, as in `yolo-uncert help train | head`
+        # What is still buffered must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, TypeError, AssertionError, RuntimeError, OSError) as error:
         LOGGER.error(f"{type(error).__name__}: {error}")
         return FAILURE
-    except BrokenPipeError:  # the reader of our output has gone, as in `yolo-uncert help train | head`
-        sys.stderr.close()
     except KeyboardInterrupt:
         LOGGER.warning("interrupted; what was written so far is kept")
         return FAILURE
@@ -61,29 +66,41 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: The mode is missing or unknown, an argument is no ``key=value``, or its key is unknown.
     """
-    known = {**DEFAULT_CFG_DICT, **dict.fromkeys((*run_option_names(), *MODES, "weights"))}
-    mode, options = "", {}
+    defaults = {**DEFAULT_CFG_DICT, **asdict(RunOptions())}
+    options: dict[str, Any] = {}
     for arg in merge_equals_args(list(args)):
         text = arg.removeprefix("--")
         if "=" in text:
-            try:
-                key, value = parse_key_value_pair(text)
-            except AssertionError as error:
-                raise OptionError(str(error)) from error
+            key, value = _key_value(text)
             options[key] = value
         elif text in MODES:
-            mode = text
-        elif isinstance(known.get(text), bool):
+            options["mode"] = text
+        elif text in TASKS:
+            options["task"] = text
+        elif isinstance(defaults.get(text), bool):
             options[text] = True
         else:
-            raise OptionError(f"{arg!r} is neither a mode nor key=value{suggest(text, known)}")
-    if not mode:
-        raise OptionError(f"no mode given. One of: {', '.join(MODES)}")
-    allowed = {**DEFAULT_CFG_DICT, **dict.fromkeys(run_option_names()), **dict.fromkeys(MODES[mode].own)}
+            raise OptionError(f"{arg!r} is neither a mode nor key=value{suggest(text, [*MODES, *defaults])}")
+    if file := options.pop("cfg", None):
+        options = {k: v for k, v in {**YAML.load(check_yaml(file)), **options}.items() if k != "cfg"}
+    mode = options.pop("mode", None)
+    if mode not in MODES:
+        raise OptionError(f"mode is {mode!r}{suggest(mode, MODES)}. One of: {', '.join(MODES)}")
+    # save_dir is no default of Ultralytics, but stands in the args.yaml of its runs.
+    allowed = [*defaults, "save_dir", *MODES[mode].own]
     for key in options:
         if key not in allowed:
             raise OptionError(f"{mode}: unknown option {key!r}{suggest(key, allowed)}; see yolo-uncert help {mode}")
     return mode, options
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """Read ``key=value``, the value as Python if it can be."""
+    try:
+        key, value = parse_key_value_pair(text)
+    except AssertionError as error:
+        raise OptionError(str(error)) from error
+    return key, value
 
 
 def _load(options: dict[str, Any]) -> YOLO:

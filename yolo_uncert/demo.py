@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.data import resolve_data
-from yolo_uncert.engine.figures import contact_sheet, noise_plot
+from yolo_uncert.engine.figures import contact_sheet, enlarge, noise_plot
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.model import YOLO
 from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
@@ -36,6 +37,9 @@ COUNTS = {"train": 480, "val": 120}
 MODELS = {"detect": "yolov8n-uncert.yaml", "obb": "yolov8n-obb-uncert.yaml"}
 PICTURES = 6
 """Images on the contact sheet."""
+
+SHOWN_SIDE = 480
+"""Pixels of the longer side up to which small images are enlarged on the contact sheet."""
 
 
 def demo(
@@ -66,14 +70,14 @@ def demo(
         data = str(make_dataset(scenes, task, COUNTS, spec, seed=seed, overwrite=True))  # type: ignore[arg-type]
         LOGGER.info(f"Wrote {sum(COUNTS.values())} scenes with known label noise to {scenes}")
     else:
-        data, scenes = resolve_data(data), Path()
+        data, scenes = resolve_data(data, settings.get("data_root")), Path()
     model = YOLO(settings.pop("model", MODELS[task]))
     model.train(data=data, project=str(folder), name="train", exist_ok=True, **settings)
     metrics = model.val(data=data, imgsz=settings["imgsz"], project=str(folder), name="val", exist_ok=True)
     table = {"AP50": metrics.box.map50, "AP75": metrics.box.map75, "AP50-95": metrics.box.map}
-    results = _predict(model, data, settings["imgsz"])
-    cv2.imwrite(str(folder / "predictions.jpg"), contact_sheet([r.plot() for r in results[:PICTURES]]))
-    if scenes != Path():
+    results = _predict(model, data, settings["imgsz"], PICTURES if scenes == Path() else None)
+    cv2.imwrite(str(folder / "predictions.jpg"), _pictures(results[:PICTURES]))
+    if scenes != Path() and _detections(results[0]).std is not None:
         score = _score(results, load_truth(scenes, "val"))
         noise_plot(score.known, score.predicted, score.size, folder / "sigma.png")
         table |= {"sigma / known noise": score.correlation()}
@@ -84,23 +88,33 @@ def demo(
     return table
 
 
-def _predict(model: YOLO, data: str, imgsz: int) -> list[UncertResults]:
-    """Predict the validation images one by one."""
+def _predict(model: YOLO, data: str, imgsz: int, limit: int | None) -> list[UncertResults]:
+    """Predict the validation images one by one, the first ones only if there is a limit."""
     source = check_det_dataset(data, autodownload=False)["val"]
-    return list(model.predict(source, imgsz=imgsz, stream=True, verbose=False))
+    return list(islice(model.predict(source, imgsz=imgsz, stream=True, verbose=False), limit))
+
+
+def _pictures(results: list[UncertResults]) -> Any:
+    """Return a contact sheet, small images enlarged so that the bands can be seen."""
+    sides = [max(r.orig_shape) for r in results]
+    return contact_sheet([enlarge(r, max(1, SHOWN_SIDE // s)).plot() for r, s in zip(results, sides, strict=True)])
 
 
 def _score(results: list[UncertResults], truth: dict[str, list[SceneObject]]) -> NoiseScore:
     """Match predictions to the true objects of their image."""
     score = NoiseScore()
     for result in results:
-        found = result.obb if result.obb is not None else result.boxes
-        boxes = found.xywhr if result.obb is not None else found.xyxy
-        std = found.std
-        if result.obb is not None:
-            std = found.fields["sides"][:, :5]
+        found = _detections(result)
+        if result.obb is None:
+            boxes, std = found.xyxy, found.std
+        else:
+            boxes, std = found.xywhr, found.fields["sides"][:, :5]
         score.add(boxes, found.cls, std, truth[Path(result.path).name])
     return score
+
+
+def _detections(result: UncertResults) -> Any:
+    return result.boxes if result.obb is None else result.obb
 
 
 def _print(table: dict[str, float], folder: Path) -> None:
@@ -109,6 +123,6 @@ def _print(table: dict[str, float], folder: Path) -> None:
     lines = [f"  {name:<{width}}{value:6.3f}" for name, value in table.items()]
     LOGGER.info("\n" + "\n".join(lines))
     LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands")
-    if (folder / "sigma.png").exists():
+    if "sigma / known noise" in table:
         LOGGER.info("  sigma.png         predicted sigma against the known label noise, object by object")
     LOGGER.info("  train/            losses and metrics by epoch (results.png, results.csv), weights")

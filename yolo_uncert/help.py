@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from textwrap import fill
 
 from ultralytics.utils import DEFAULT_CFG_PATH
@@ -20,44 +21,65 @@ class Mode:
     Attributes:
         doc: What it does.
         example: A command that works.
+        sections: Sections of Ultralytics' ``default.yaml`` that it heeds.
+        stock: Further options of Ultralytics that it heeds.
         ours: Names of our run options that it heeds.
         own: Options that only this mode has, with their meaning.
     """
 
     doc: str
     example: str
+    sections: tuple[str, ...]
+    stock: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
-    own: dict[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        """Turn a missing table of own options into an empty one."""
-        object.__setattr__(self, "own", self.own or {})
+    own: Mapping[str, str] = field(default_factory=dict)
 
 
 _SIGMA = ("sigma_source", "iou_alpha", "quality_fusion")
+_TRAIN = ("Train", "Val", "Hyperparameters")
+_RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "verbose", "compile")
+_PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms")
 
 MODES: dict[str, Mode] = {
     "train": Mode(
         "Train a model on your data.",
         "yolo-uncert train model=yolo11n-uncert.yaml data=bccd.yaml epochs=50 imgsz=320",
+        _TRAIN,
+        (),
         ("retrofit", "data_root", *_SIGMA),
     ),
     "val": Mode(
         "Measure detection and uncertainty on a data set.",
         "yolo-uncert val model=best.pt data=bccd.yaml",
+        ("Val", "Visualize"),
+        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
         ("data_root", *_SIGMA),
     ),
     "predict": Mode(
-        "Detect in images, videos, folders and streams.", "yolo-uncert predict model=best.pt source=video.mp4", _SIGMA
+        "Detect in images, videos, folders and streams.",
+        "yolo-uncert predict model=best.pt source=video.mp4",
+        ("Predict", "Visualize"),
+        _PREDICT,
+        _SIGMA,
     ),
-    "track": Mode("Detect and follow objects in a video.", "yolo-uncert track model=best.pt source=video.mp4", _SIGMA),
+    "track": Mode(
+        "Detect and follow objects in a video.",
+        "yolo-uncert track model=best.pt source=video.mp4",
+        ("Predict", "Visualize", "Tracker"),
+        _PREDICT,
+        _SIGMA,
+    ),
     "export": Mode(
         "Convert a model to ONNX or TorchScript, uncertainty channels included.",
         "yolo-uncert export model=best.pt format=onnx",
+        ("Export",),
+        ("model", "imgsz", "batch", "device", "data", "fraction", "quantize", "nms", "max_det", "verbose"),
     ),
     "demo": Mode(
         "Train a small model on generated scenes (or your data) and show what sigma means.",
         "yolo-uncert demo",
+        _TRAIN,
+        ours=("retrofit", "data_root", *_SIGMA),
         own={"out": "Folder for data, runs and pictures (default runs/demo)."},
     ),
 }
@@ -88,14 +110,14 @@ def mode_help(name: str) -> str:
         raise OptionError(f"no help on {name!r}{suggest(name, MODES)}. One of: {', '.join((*MODES, 'branches'))}")
     mode = MODES[name]
     rows = [row for row in describe(RunOptions) if row[0] in mode.ours]
-    rows += [(key, "", doc) for key, doc in (mode.own or {}).items()]
+    rows += [(key, "", doc) for key, doc in mode.own.items()]
     return "\n".join(
         [
             mode.doc,
             f"\nexample: {mode.example}\n",
             *(["options of yolo-uncert:", *map(_row, rows), ""] if rows else []),
             "options of Ultralytics:",
-            *_stock_options(name),
+            *_stock_options(mode),
         ]
     )
 
@@ -115,15 +137,15 @@ def _row(row: tuple[str, str, str]) -> str:
     return fill(f"{head:<24} {doc}", WIDTH, subsequent_indent=" " * 25)
 
 
-def _stock_options(mode: str) -> list[str]:
+def _stock_options(mode: Mode) -> list[str]:
     """Return Ultralytics' own options with defaults and meaning, from the comments of its ``default.yaml``."""
-    wanted = {"train": ("Train", "Hyperparameters"), "export": ("Export",)}.get(mode, ("Val", "Predict", "Visualize"))
-    rows, shown = [], True
+    rows, section = [], ""
     for line in DEFAULT_CFG_PATH.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ") and " ---" in line:
-            shown = line.removeprefix("# ").startswith((*wanted, "Global"))
-        elif shown and ":" in line and not line.startswith("#"):
+            section = line.removeprefix("# ")
+        elif ":" in line and not line.startswith("#"):
             setting, _, doc = line.partition(" # ")
             key, _, value = setting.partition(":")
-            rows.append(_row((key.strip(), value.strip(), doc.strip())))
+            if section.startswith(mode.sections) or key in ("task", *mode.stock):
+                rows.append(_row((key.strip(), value.strip(), doc.strip())))
     return rows

@@ -12,9 +12,9 @@ import ultralytics
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
-from yolo_uncert.config import OptionError, RunOptions, parse_options
+from yolo_uncert.config import OptionError, RunOptions
 from yolo_uncert.data import resolve_data
-from yolo_uncert.engine.options import split_options
+from yolo_uncert.engine.options import check_options, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
 from yolo_uncert.engine.train import UncertDetectionTrainer, UncertOBBTrainer
@@ -49,6 +49,8 @@ class YOLO(ultralytics.YOLO):
 
     model: Any
     overrides: dict[str, Any]
+    _lent: bool = False
+    """Whether the cached predictor holds a stock model with borrowed DFL moments."""
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
@@ -57,19 +59,24 @@ class YOLO(ultralytics.YOLO):
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
+        check_options(kwargs, "train")
+        if isinstance(kwargs.get("data"), (list, tuple)):
+            # Upstream would start its own command for each of several data sets, which knows none of our models.
+            trainer = trainer or self._smart_load("trainer")
+        if self.ckpt and is_tensor_file(kwargs.get("pretrained")):
+            self.load(kwargs.pop("pretrained"))
         return super().train(trainer, **self._with_data(kwargs))
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
-        self._prepare(kwargs, "val")
-        return super().val(validator, **self._with_data(kwargs))
+        with self._moments(check_options(kwargs, "val")):
+            return super().val(validator, **self._with_data(kwargs))
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
-        stock, ours = split_options(kwargs)
-        options = self._prepare(ours, "predict")
-        with self._overridden(asdict(options)):
-            return super().predict(source, stream, predictor, **stock)
+        options = check_options(kwargs, "predict")
+        with self._moments(options), self._overridden(asdict(options)):
+            return super().predict(source, stream, predictor, **split_options(kwargs)[0])
 
     def export(self, **kwargs: Any) -> str:
         """Export with the names of the uncertainty channels in the file's metadata.
@@ -91,10 +98,14 @@ class YOLO(ultralytics.YOLO):
         """Load pretrained weights: ``.pt``, or plain tensors in ``.npz`` or ``.safetensors``."""
         if is_tensor_file(weights):
             self._check_is_pytorch_model()
-            self.overrides["pretrained"] = str(weights)
             load_tensors(self.model, weights)
-            return self
-        return super().load(weights)
+            self.ckpt, self.ckpt_path, self.predictor = {}, None, None
+        else:
+            super().load(weights)
+        if isinstance(weights, (str, Path)):
+            # train() has to read the file anew: its model has the classes of the data, this one those of its yaml.
+            self.overrides["pretrained"] = str(weights)
+        return self
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         """Build from a yaml, ours or stock; names are looked up in the package and in Ultralytics."""
@@ -112,19 +123,27 @@ class YOLO(ultralytics.YOLO):
 
     def _with_data(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Resolve the name of a packaged data yaml to a file with an absolute path."""
-        if isinstance(kwargs.get("data"), (str, Path)):
-            return {**kwargs, "data": resolve_data(kwargs["data"], kwargs.get("data_root"))}
-        return kwargs
+        data, root = kwargs.get("data"), kwargs.get("data_root")
+        if isinstance(data, (list, tuple)):
+            return {**kwargs, "data": [resolve_data(name, root) for name in data]}
+        return {**kwargs, "data": resolve_data(data, root)} if isinstance(data, (str, Path)) else kwargs
 
-    def _prepare(self, kwargs: dict[str, Any], mode: str) -> RunOptions:
-        """Check our options, and give a stock detector the DFL moments if they are asked for."""
-        options = parse_options(RunOptions, split_options(kwargs)[1], mode)
-        stock = type(self.model) in (DetectionModel, OBBModel)
-        if stock and options.sigma_source == "dfl":
-            LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
-            self.model = MODELS[self.task].from_stock(self.model, {"dfl": {}})
-            self.predictor = None
-        return options
+    @contextmanager
+    def _moments(self, options: RunOptions) -> Iterator[None]:
+        """Give a stock detector the DFL moments, for one call, if they are asked for."""
+        stock = self.model
+        lend = options.sigma_source == "dfl" and type(stock) in (DetectionModel, OBBModel)
+        if lend != self._lent:
+            self._lent, self.predictor = lend, None
+        if not lend:
+            yield
+            return
+        LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
+        self.model = MODELS[self.task].from_stock(stock, {"dfl": {}})
+        try:
+            yield
+        finally:
+            self.model = stock
 
     @contextmanager
     def _overridden(self, options: dict[str, Any]) -> Iterator[None]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
 from yolo_uncert import YOLO
@@ -85,6 +88,7 @@ def trainer(dataset, tmp_path_factory):
         epochs=1,
         imgsz=64,
         batch=4,
+        nbs=4,  # a step of the optimizer after each batch
         device="cpu",
         workers=0,
         plots=False,
@@ -138,17 +142,21 @@ def test_best_checkpoint_loses_our_options_but_keeps_the_model_yaml(trainer):
     assert model.model.model[-1].schema.names == ("gaussian",)
 
 
-def test_settings_file_and_argument_namespace_carry_our_options_to_worker_processes(trainer):
+def test_settings_file_and_argument_namespace_carry_our_options_to_worker_processes(trainer, tmp_path):
     assert "sigma_source: gaussian" in (trainer.save_dir / "args.yaml").read_text(encoding="utf-8")
     args = vars(trainer.args)
     assert args["sigma_source"] == "gaussian"
-    # Workers of a multi-GPU run get the class, its arguments as overrides, and build it anew.
-    assert pickle.loads(pickle.dumps((UncertDetectionTrainer, args)))[0] is UncertDetectionTrainer
+    # What the script does that Ultralytics writes for each worker of a multi-GPU run:
+    assert all(part in inspect.getsource(generate_ddp_file) for part in ("vars(trainer.args)", "(cfg=cfg, overrides="))
+    cls, overrides = pickle.loads(pickle.dumps((UncertDetectionTrainer, {**args, "save_dir": str(tmp_path)})))
+    worker = cls(cfg={**DEFAULT_CFG_DICT, "save_dir": ""}, overrides=overrides, _callbacks=None)
+    assert worker.args.sigma_source == "gaussian"
+    assert worker.save_dir == tmp_path
 
 
 @pytest.mark.seam("engine/train.py", "losses/criterion.py", "engine/metrics.py")
 def test_loss_items_and_metrics_of_ours_get_columns_of_their_own(trainer):
-    with (trainer.save_dir / "results.csv").open() as file:
+    with (trainer.save_dir / "results.csv").open(encoding="utf-8") as file:
         columns = {name.strip() for name in next(csv.reader(file))}
     assert {"train/gauss_loss", "val/gauss_loss", "metrics/mAP50(B)"} <= columns
     assert {f"uncert/{name}" for name in ("nll", "spearman")} <= columns

@@ -32,11 +32,12 @@ class Spy(nn.Module):
 
     def __init__(self, stock):
         super().__init__()
-        self.stock, self.calls = stock, []
+        self.stock, self.calls, self.returned = stock, [], []
 
     def forward(self, *args, **kwargs):
         self.calls.append(inspect.signature(self.stock.forward).bind(*args, **kwargs).arguments)
-        return self.stock(*args, **kwargs)
+        self.returned.append(self.stock(*args, **kwargs))
+        return self.returned[-1]
 
 
 @pytest.fixture(params=CRITERIA)
@@ -48,13 +49,14 @@ def task(request):
 def step(stock, batch):
     """Run a criterion on a model's training output; more options go to the training arguments."""
 
-    def run(task, criterion=None, **hyp):
+    def run(task, objects=2, **hyp):
         torch.manual_seed(0)
         model = stock(task).train()
         model.args = IterableSimpleNamespace(**{**vars(model.args), **hyp})
         labels = batch(task)
-        preds = model(labels["img"])
-        made = (criterion or CRITERIA[task])(model, 10, None)
+        preds = model(labels.pop("img"))
+        labels = {key: value[:objects] for key, value in labels.items()}
+        made = CRITERIA[task](model, 10, None)
         made.bbox_loss = Spy(made.bbox_loss)
         return made, preds, made.loss(preds, labels)
 
@@ -95,6 +97,15 @@ def test_criterion_calls_its_box_loss_attribute_with_the_assignment(step, task):
     assert preds["boxes"].shape == (2, 64, ANCHORS)
 
 
+@pytest.mark.seam("losses/context.py", "losses/criterion.py")
+def test_without_objects_the_box_loss_is_called_all_the_same_or_skipped_for_oriented_boxes(step, task):
+    criterion, _, (vector, _) = step(task, objects=0)
+    masks = [call["fg_mask"] for call in criterion.bbox_loss.calls]
+    assert masks or task == "obb", "Assignment.empty stands in for oriented boxes only"
+    assert not any(mask.any() for mask in masks)
+    assert vector.isfinite().all()
+
+
 def test_loss_is_a_vector_times_the_batch_and_a_dict_in_the_same_order(step, task):
     _, _, (vector, items) = step(task)
     assert isinstance(items, dict)
@@ -107,11 +118,13 @@ def test_loss_is_a_vector_times_the_batch_and_a_dict_in_the_same_order(step, tas
 
 @pytest.mark.seam("losses/context.py", "nn/branches/kld.py", "nn/branches/qfl.py", "nn/branches/quality.py")
 def test_gains_of_box_and_class_loss_are_read_from_the_training_arguments(step, task):
-    gains = {"box": 2.0, "cls": 3.0}
-    once = step(task, **dict.fromkeys(gains, 1.0))[2][1]
-    scaled = step(task, **gains)[2][1]
+    gains = {"box": 2.0, "cls": 3.0, "dfl": 5.0}
+    criterion, _, (_, once) = step(task, **dict.fromkeys(gains, 1.0))
+    _, _, (_, scaled) = step(task, **gains)
     for name, gain in gains.items():
         assert scaled[f"{name}_loss"] == pytest.approx(gain * once[f"{name}_loss"])
+    (returned,) = criterion.bbox_loss.returned
+    assert [once["box_loss"], once["dfl_loss"]] == pytest.approx([value.item() for value in returned])
 
 
 @pytest.mark.seam("losses/context.py", "losses/criterion.py")

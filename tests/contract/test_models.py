@@ -41,6 +41,7 @@ def test_a_dict_builds_a_model_that_keeps_it_as_yaml():
 @pytest.mark.parametrize(
     ("kind", "head"), [("detect", Detect), ("obb", OBB), ("detect-e2e", Detect), ("obb-e2e", OBB26)]
 )
+@torch.no_grad()
 def test_the_head_is_the_last_layer_of_a_sequential_and_replaceable(stock, kind, head):
     model, image = stock(kind), torch.rand(1, 3, 64, 64)
     assert type(model.model[-1]) is head

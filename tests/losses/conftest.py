@@ -27,9 +27,7 @@ class HeadOnly(nn.Module):
         self.model = nn.ModuleList([head])
         self.args = SimpleNamespace(**DEFAULT_CFG_DICT)
         generator = torch.Generator().manual_seed(1)
-        self.features = [
-            torch.randn(images, 16, side, side, generator=generator).requires_grad_() for side in (8, 4)
-        ]
+        self.features = [torch.randn(images, 16, side, side, generator=generator).requires_grad_() for side in (8, 4)]
 
     def preds(self) -> dict[str, Any]:
         """Raw predictions of the one-to-many head, or of both heads."""

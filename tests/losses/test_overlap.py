@@ -54,7 +54,9 @@ def test_horizontal_overlap_is_the_plain_iou(differentiable):
 
 
 def test_oriented_overlap_is_the_exact_iou():
-    pred, target = (torch.cat((torch.rand(50, 2) * 2, 0.5 + 2 * torch.rand(50, 2), 6 * torch.rand(50, 1)), 1) for _ in "pt")
+    pred, target = (
+        torch.cat((torch.rand(50, 2) * 2, 0.5 + 2 * torch.rand(50, 2), 6 * torch.rand(50, 1)), 1) for _ in "pt"
+    )
     iou = positives_iou(context_of(pred, target))
     expected = []
     for a, b in zip(pred, target, strict=True):

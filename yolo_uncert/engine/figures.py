@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolo_uncert.engine.postprocess import scale_fields
+from yolo_uncert.engine.results import UncertResults
+
 Image = NDArray[np.uint8]
 
 GAP = 6
@@ -17,21 +20,33 @@ GAP = 6
 COLOURS = ("#4c9be8", "#f2a93b", "#57b894")
 
 
-def contact_sheet(images: Sequence[Image], columns: int = 3, scale: float = 1.0) -> Image:
+def enlarge(result: UncertResults, factor: float) -> UncertResults:
+    """Scale a result's image, boxes and standard deviations, so that small images are drawn with fine lines.
+
+    Args:
+        result: Predictions of one image.
+        factor: Pixels of the new image per pixel of the old one.
+    """
+    image = cv2.resize(result.orig_img, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    found = result.boxes if result.obb is None else result.obb
+    data = found.data.clone()
+    data[:, :4] *= factor
+    boxes, obb = (data, None) if result.obb is None else (None, data)
+    return UncertResults(image, result.path, result.names, boxes, obb=obb, fields=scale_fields(found.fields, 1 / factor))
+
+
+def contact_sheet(images: Sequence[Image], columns: int = 3) -> Image:
     """Lay images out on a white grid.
 
     Args:
         images: BGR images of any sizes.
         columns: Images per row.
-        scale: Factor on every image's size.
 
     Returns:
         One BGR image; a white pixel if there are no images.
     """
     if not images:
         return np.full((1, 1, 3), 255, np.uint8)
-    if scale != 1:
-        images = [cv2.resize(x, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC) for x in images]
     height, width = (max(x.shape[axis] for x in images) + GAP for axis in (0, 1))
     rows = -(-len(images) // columns)
     sheet = np.full((rows * height + GAP, min(columns, len(images)) * width + GAP, 3), 255, np.uint8)
@@ -51,6 +66,7 @@ def noise_plot(known: Sequence[float], predicted: Sequence[float], size: Sequenc
         file: Image to write.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure, axes = plt.subplots(figsize=(5.2, 4.6), dpi=130)
     cuts = np.quantile(size, [1 / 3, 2 / 3]) if len(size) else [0.0, 0.0]
@@ -66,11 +82,15 @@ def noise_plot(known: Sequence[float], predicted: Sequence[float], size: Sequenc
             label=f"{name} objects",
             lw=0,
         )
-    if len(known):
-        limits = [0.8 * min(*known, *predicted), 1.25 * max(*known, *predicted)]
-        axes.plot(limits, limits, color="0.4", lw=1, ls="--", label="predicted = known")
-        axes.set(xlim=limits, ylim=limits)
-    axes.set(xscale="log", yscale="log", xlabel="known label noise σ (px)", ylabel="predicted σ (px)")
+    both = [*known, *predicted] or [1.0]
+    limits = [0.8 * min(both), 1.25 * max(both)]
+    axes.plot(limits, limits, color="0.4", lw=1, ls="--", label="predicted = known")
+    axes.set(xlim=limits, ylim=limits, xscale="log", yscale="log")
+    axes.set(xlabel="known label noise σ (px)", ylabel="predicted σ (px)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, which="both", lw=0.5)
     axes.legend(frameon=False, fontsize=8)
     figure.tight_layout()

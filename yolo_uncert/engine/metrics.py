@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
+from yolo_uncert.engine.postprocess import pick_source
 from yolo_uncert.functional.residuals import SigmaSummary, summarise
+from yolo_uncert.schema import Schema
 
 KEYS = ("spearman", "nll", "temperature", "nll_calibrated", "nll_constant", "coverage68", "sharpness", "error")
+
+
+def sigma_prefixes(schema: Schema, sigma_source: str | None) -> tuple[str, ...]:
+    """Return the prefixes of the results that a model provides: ``""`` for the box, ``angle_`` for a predicted angle.
+
+    Raises:
+        OptionError: The model does not have the field asked for.
+    """
+    source = pick_source(schema.names, sigma_source)
+    if source == "none":
+        return ()
+    return ("", "angle_") if schema.task == "obb" and source == "gaussian" else ("",)
+
+
+def sigma_results(prefix: str, summary: SigmaSummary | None) -> dict[str, float]:
+    """Return the results under their names; NaN before a validation, so that every epoch has the same columns."""
+    return {f"uncert/{prefix}{key}": getattr(summary, key, math.nan) for key in KEYS}
 
 
 class _SigmaMetrics(DetMetrics):
     """Collect residuals and standard deviations of matched boxes beside the stock statistics.
 
     Attributes:
-        sigma: Summary over the box coordinates in pixels, None before the first validation.
+        prefixes: What the model provides, see sigma_prefixes; set before each validation.
+        sigma: Summary over the box coordinates in pixels, None without.
         angle_sigma: The same of the angle in rad (oriented boxes), None without.
     """
 
@@ -26,6 +47,7 @@ class _SigmaMetrics(DetMetrics):
         super().__init__(names)
         self.stats["residual"] = []
         self.stats["sigma"] = []
+        self.prefixes: tuple[str, ...] = ()
         self.sigma: SigmaSummary | None = None
         self.angle_sigma: SigmaSummary | None = None
 
@@ -33,18 +55,16 @@ class _SigmaMetrics(DetMetrics):
         """Compute the stock metrics and the summaries of sigma."""
         stats: dict[str, np.ndarray] = super().process(save_dir, plot, on_plot)
         residual, sigma = stats["residual"], stats["sigma"]
-        self.sigma = summarise(residual[:, :4], sigma[:, :4])
-        known = sigma.shape[1] == 5 and len(sigma) and np.ptp(sigma[:, 4]) > 0
-        self.angle_sigma = summarise(residual[:, 4:], sigma[:, 4:]) if known else None
+        self.sigma = summarise(residual[:, :4], sigma[:, :4]) if "" in self.prefixes else None
+        self.angle_sigma = summarise(residual[:, 4:], sigma[:, 4:]) if "angle_" in self.prefixes else None
         return stats
 
     @property
     def results_dict(self) -> dict[str, float]:
         """Return the stock results and ``uncert/...`` in pixels, ``uncert/angle_...`` in rad."""
         results: dict[str, float] = super().results_dict
-        for prefix, summary in (("", self.sigma), ("angle_", self.angle_sigma)):
-            if summary is not None:
-                results.update({f"uncert/{prefix}{k}": v for k, v in summary.as_dict().items() if k in KEYS})
+        for prefix in self.prefixes:
+            results.update(sigma_results(prefix, self.angle_sigma if prefix else self.sigma))
         return results
 
 

@@ -31,7 +31,7 @@ class Detections:
         boxes: Tensor[N, 4] xyxy, or Tensor[N, 5] xywhr for oriented boxes.
         conf: Tensor[N] scores after fusion, descending.
         cls: Tensor[N] class indices.
-        index: Tensor[N] anchor that each detection came from (end-to-end heads: row of the head's selection).
+        index: Tensor[N] anchor that each detection came from (end-to-end heads: its rank among the selected rows).
         fields: ``std`` Tensor[N, 4 or 5], ``iou`` and ``quality`` Tensor[N], ``sides`` Tensor[N, 7] (oriented: std of
             l, t, r, b and angle, centre offset x, y), each only where the model provides it.
     """
@@ -58,11 +58,11 @@ def postprocess(
     Returns:
         One Detections per image.
     """
-    y = (_fuse_end2end if end2end else _fuse)(y, schema, args)
+    y = (_fuse_end2end if end2end else _fuse)(_without_broken(y, -1 if end2end else 1), schema, args)
     settings = {"iou_thres": args.iou, "agnostic": args.agnostic_nms, "max_det": args.max_det, **nms}
     settings |= {"nc": schema.nc, "rotated": schema.task == "obb", "end2end": end2end, "max_time_img": NO_TIME_LIMIT}
     kept, index = non_max_suppression(y, args.conf, return_idxs=True, **settings)
-    return [_to_detections(x, i, schema, args.sigma_source) for x, i in _finite(kept, index)]
+    return [_to_detections(x, i.view(-1), schema, args.sigma_source) for x, i in zip(kept, index, strict=True)]
 
 
 def pick_source(names: tuple[str, ...], wanted: str | None) -> str:
@@ -79,6 +79,18 @@ def pick_source(names: tuple[str, ...], wanted: str | None) -> str:
             f"sigma_source={wanted}: this model has no such branch. It has: {', '.join(available) or 'none'}"
         )
     return wanted
+
+
+def _without_broken(y: torch.Tensor, dim: int) -> torch.Tensor:
+    """Zero the predictions that hold a number that is not finite, with a warning that counts them.
+
+    This comes before the suppression, because a box with a NaN suppresses any box.
+    """
+    broken = ~y.isfinite().all(dim, keepdim=True)
+    if count := int(broken.sum()):
+        LOGGER.warning(f"dropped {count} prediction(s) whose box, score or standard deviation is not finite")
+        return y.masked_fill(broken, 0)
+    return y
 
 
 def _fuse_scores(fields: Mapping[str, torch.Tensor], scores: torch.Tensor, args: SimpleNamespace) -> torch.Tensor:
@@ -106,14 +118,6 @@ def _fuse_end2end(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> tor
         return y
     order = fused.argsort(dim=1, descending=True, stable=True)
     return torch.cat((y[..., :4], fused, y[..., 5:]), -1).gather(1, order.expand_as(y))
-
-
-def _finite(kept: list[torch.Tensor], index: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Drop rows that hold a number that is not finite, with a warning that counts them."""
-    masks = [x.isfinite().all(1) for x in kept]
-    if dropped := sum(len(m) - int(m.sum()) for m in masks):
-        LOGGER.warning(f"dropped {dropped} detection(s) whose box, score or standard deviation is not finite")
-    return [(x[m], i.view(-1)[m]) for x, i, m in zip(kept, index, masks, strict=True)]
 
 
 def _to_detections(x: torch.Tensor, index: torch.Tensor, schema: Schema, sigma_source: str | None) -> Detections:

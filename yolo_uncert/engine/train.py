@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,12 @@ from ultralytics.utils import DEFAULT_CFG, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.metrics import sigma_prefixes, sigma_results
 from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model
-from yolo_uncert.nn.weights import is_tensor_file, load_tensors
+from yolo_uncert.nn.weights import is_tensor_file, load_tensors, read_tensors
 
 BRANCH_GRADIENT_NORM = 1.0
 """Bound on the gradient norm of the branches.
@@ -31,6 +34,8 @@ class _UncertTrainer(DetectionTrainer):
     """Train a model with uncertainty branches; a stock model yaml trains as in Ultralytics."""
 
     validator_class: type
+    _given: Mapping[str, torch.Tensor] | None = None
+    """Weights that the model starts from, until they are checked; None where a worker process gets a ready model."""
 
     def __init__(
         self,
@@ -54,10 +59,21 @@ class _UncertTrainer(DetectionTrainer):
         ckpt = super().setup_model()
         if plain:
             load_tensors(self.model, pretrained)
-            self.args.pretrained = pretrained
+            self.args.pretrained, self._given = pretrained, read_tensors(pretrained)
         if self.args.retrofit:
             self.args.freeze = stock_layers(unwrap_model(self.model))
+            if self._given is not None and not self.resume:
+                check_transferred(unwrap_model(self.model), self._given)
+        self._given = None
         return ckpt
+
+    def _setup_train(self) -> None:
+        """Give results.csv its columns on sigma from the first epoch on, validated or not."""
+        super()._setup_train()
+        if RANK in {-1, 0}:
+            schema = schema_of(unwrap_model(self.model), self.args.task)
+            for prefix in sigma_prefixes(schema, self.args.sigma_source):
+                self.metrics.update(sigma_results(prefix, None))
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the model for a yaml name, path or dict, with the weights that fit."""
@@ -66,6 +82,7 @@ class _UncertTrainer(DetectionTrainer):
         )
         if weights:
             model.load(weights)
+        self._given = weights.state_dict() if weights else {}
         return model
 
     def get_validator(self) -> Any:
@@ -135,5 +152,37 @@ def stock_layers(model: Any) -> list[str]:
     trainable = {p + b.name for b in getattr(head, "branches", ()) for p in ("cv_", "one2one_cv_")}
     names = [name for name, _ in head.named_children()]
     if not trainable & set(names):
-        raise OptionError("retrofit=True trains only the uncertainty branches, but this model has none with weights")
+        raise OptionError(
+            "retrofit=True trains only the uncertainty branches, but this model has none with weights; "
+            "name a model yaml that has them, and give the trained detector as pretrained="
+        )
     return [*map(str, range(last)), *(f"{last}.{name}" for name in names if name not in trainable)]
+
+
+def check_transferred(model: Any, given: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that retrofit freezes nothing that is still random.
+
+    Args:
+        model: Model that has been filled from the given weights, as far as they fit.
+        given: Pretrained tensors by name.
+
+    Raises:
+        OptionError: A tensor outside the branches does not come from the given weights.
+    """
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if id(v) not in own and v.is_floating_point()}
+    lost = [name for name, value in tensors.items() if name not in given or not _rows_of(value, given[name])]
+    if lost:
+        raise OptionError(
+            f"retrofit=True keeps every weight but those of the branches, yet {len(lost)} of {len(tensors)} tensors "
+            f"({lost[-1]}, ...) have no pretrained value: give pretrained=, a detector of the same architecture that "
+            "knows the classes of the data"
+        )
+
+
+def _rows_of(value: torch.Tensor, source: torch.Tensor) -> bool:
+    """Return whether a tensor is another, or made of its rows: Ultralytics picks the class scores' rows by name."""
+    if value.shape[1:] != source.shape[1:]:
+        return False
+    rows, known = ({row.tobytes() for row in x.detach().cpu().float().numpy()} for x in (value, source))
+    return rows <= known

@@ -13,9 +13,9 @@ from ultralytics.models.yolo.obb import OBBValidator
 from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import batch_probiou, box_iou
 
-from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics
+from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
-from yolo_uncert.engine.postprocess import letterbox_gain, postprocess, scale_fields
+from yolo_uncert.engine.postprocess import postprocess, scale_fields
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.functional.residuals import SigmaSummary
@@ -45,6 +45,7 @@ class _UncertValidator(DetectionValidator):
         """Learn the model's extra channels before the first batch."""
         super().init_metrics(model)
         self.schema = schema_of(model, self.args.task)
+        self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Return per image ``bboxes``, ``conf``, ``cls`` and ``std`` (no columns without an uncertainty branch)."""
@@ -69,7 +70,8 @@ class _UncertValidator(DetectionValidator):
 
     def scale_preds(self, predn: dict[str, torch.Tensor], pbatch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Scale boxes and standard deviations to the original image."""
-        gain = letterbox_gain(pbatch["imgsz"], pbatch["ori_shape"])
+        # Not from the shapes: validation pads an image beyond the size that it is scaled to.
+        gain = pbatch["ratio_pad"][0][0]
         return {**super().scale_preds(predn, pbatch), **scale_fields({"std": predn["std"]}, gain)}
 
     def pred_to_json(self, predn: dict[str, torch.Tensor], pbatch: dict[str, Any]) -> None:
@@ -96,7 +98,7 @@ class _UncertValidator(DetectionValidator):
             return stats
         detection, truth = self._match(preds, batch)
         residual = self._residual(preds["bboxes"][detection], batch["bboxes"][truth])
-        gain = letterbox_gain(batch["imgsz"], batch["ori_shape"])
+        gain = batch["ratio_pad"][0][0]
         for name, values in (("residual", residual), ("sigma", preds["std"][detection])):
             stats[name] = scale_fields({"std": values.double()}, gain)["std"].cpu().numpy()
         return stats

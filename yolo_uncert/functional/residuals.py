@@ -70,13 +70,15 @@ def summarise(residual: np.ndarray, sigma: np.ndarray) -> SigmaSummary:
         The summary; every number but n is NaN when there is no residual.
 
     Raises:
-        ValueError: Shapes differ, or sigma is not positive and finite.
+        ValueError: Shapes differ, a number is not finite, or a sigma is negative.
     """
     residual, sigma = np.asarray(residual, dtype=float), np.asarray(sigma, dtype=float)
     if residual.shape != sigma.shape:
         raise ValueError(f"residuals {residual.shape} and standard deviations {sigma.shape} must have the same shape")
     if not residual.size:
         return SigmaSummary(0, *[math.nan] * 8)
+    if not np.isfinite(residual).all():
+        raise ValueError("residuals must be finite")
     if not (np.isfinite(sigma).all() and (sigma >= 0).all()):
         raise ValueError("standard deviations must be finite and not negative")
     temperature = fit_temperature(residual, sigma)

@@ -51,13 +51,17 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
         Number of tensors copied.
 
     Raises:
-        ValueError: No tensor fits, so the file belongs to another architecture.
+        ValueError: Fewer than half of the file's tensors fit, so it belongs to another architecture; the model is left
+            as it was. (Some tensors of any detector fit any other: names and widths repeat.)
     """
     own = model.state_dict()
     tensors = read_tensors(path)
     fitting = {k: v.to(own[k].dtype) for k, v in tensors.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
-        raise ValueError(f"none of the {len(tensors)} tensors in {path} fits this model by name and shape")
+    if not fitting or len(fitting) < len(tensors) / 2:
+        raise ValueError(
+            f"only {len(fitting)} of the {len(tensors)} tensors in {path} fit this model by name and shape: "
+            "they belong to another architecture or scale"
+        )
     model.load_state_dict(fitting, strict=False)
     LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {path}")
     return len(fitting)

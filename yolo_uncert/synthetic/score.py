@@ -54,6 +54,7 @@ class NoiseScore:
         self.objects += len(truth)
         if not len(boxes) or not truth:
             return
+        boxes, cls, std = boxes.cpu(), cls.cpu(), std.cpu()
         true_boxes = torch.tensor([o.true_box for o in truth], dtype=boxes.dtype)
         overlap = (box_iou if boxes.shape[1] == 4 else pairwise_rotated_iou)(boxes, true_boxes)
         overlap = overlap * (cls[:, None] == torch.tensor([o.cls for o in truth]))

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from ultralytics.utils.metrics import DetMetrics
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.metrics import KEYS, UncertDetMetrics, UncertOBBMetrics, sigma_prefixes, sigma_results
+from yolo_uncert.functional.residuals import summarise
+from yolo_uncert.schema import Schema
+
+COLUMNS = [f"uncert/{key}" for key in KEYS]
+ANGLE_COLUMNS = [f"uncert/angle_{key}" for key in KEYS]
+
+
+def collect(cls, prefixes, residual, sigma):
+    """Metrics of one class over two images with one detected object each, and the given matches."""
+    metrics = cls({0: "a"})
+    metrics.prefixes = prefixes
+    for rows in np.array_split(np.arange(len(residual)), 2):
+        one = {"tp": np.ones((1, 10), bool), "conf": np.ones(1), "pred_cls": np.zeros(1), "im_name": "x.jpg"}
+        targets = {"target_cls": np.zeros(1), "target_img": np.zeros(1)}
+        metrics.update_stats({**one, **targets, "residual": residual[rows], "sigma": sigma[rows]})
+    metrics.process()
+    return metrics
+
+
+@pytest.fixture
+def matches():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(7, 5)), rng.uniform(0.5, 2.0, (7, 5))
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "source", "prefixes"),
+    [
+        ("detect", ("gaussian", "dfl"), None, ("",)),
+        ("detect", ("gaussian",), "none", ()),
+        ("detect", (), None, ()),
+        ("obb", ("gaussian", "dfl"), None, ("", "angle_")),
+        ("obb", ("gaussian", "dfl"), "dfl", ("",)),
+        ("obb", ("iou_aware",), None, ()),
+    ],
+)
+def test_prefixes_name_what_the_model_predicts(task, names, source, prefixes):
+    assert sigma_prefixes(Schema.of(task, 1, names), source) == prefixes
+
+
+def test_prefixes_of_a_missing_source():
+    with pytest.raises(OptionError, match="sigma_source=dfl"):
+        sigma_prefixes(Schema.of("detect", 1, ["gaussian"]), "dfl")
+
+
+def test_box_and_angle_are_summarised_apart(matches):
+    residual, sigma = matches
+    metrics = collect(UncertOBBMetrics, ("", "angle_"), residual, sigma)
+    assert metrics.sigma == summarise(residual[:, :4], sigma[:, :4])
+    assert metrics.angle_sigma == summarise(residual[:, 4:], sigma[:, 4:])
+    results = metrics.results_dict
+    assert results["uncert/nll"] == metrics.sigma.nll
+    assert results["uncert/angle_nll"] == metrics.angle_sigma.nll
+    assert [key for key in results if key.startswith("uncert/")] == COLUMNS + ANGLE_COLUMNS
+
+
+def test_stock_results_stay_as_they_are(matches):
+    residual, sigma = (m[:, :4] for m in matches)
+    metrics = collect(UncertDetMetrics, ("",), residual, sigma)
+    stock = {k: v for k, v in metrics.results_dict.items() if not k.startswith("uncert/")}
+    assert stock == DetMetrics.results_dict.fget(metrics)
+    assert stock["metrics/mAP50(B)"] == pytest.approx(0.995), "two of two objects found"
+    assert len(metrics.keys) == len(metrics.mean_results()) == len(metrics.class_result(0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("cls", "prefixes", "columns"),
+    [
+        (UncertDetMetrics, (), []),
+        (UncertDetMetrics, ("",), COLUMNS),
+        (UncertOBBMetrics, ("", "angle_"), COLUMNS + ANGLE_COLUMNS),
+    ],
+)
+def test_columns_do_not_depend_on_what_was_matched(cls, prefixes, columns):
+    width = 5 if cls is UncertOBBMetrics else 4
+    fresh = cls({0: "a"})
+    fresh.prefixes = prefixes
+    for metrics in (fresh, collect(cls, prefixes, np.zeros((0, width)), np.zeros((0, width)))):
+        ours = {k: v for k, v in metrics.results_dict.items() if k.startswith("uncert/")}
+        assert list(ours) == columns
+        assert all(math.isnan(v) for v in ours.values())
+    assert [key for prefix in prefixes for key in sigma_results(prefix, None)] == columns
+
+
+def test_statistics_are_cleared_for_the_next_validation(matches):
+    residual, sigma = (m[:, :4] for m in matches)
+    metrics = collect(UncertDetMetrics, ("",), residual, sigma)
+    metrics.clear_stats()
+    assert metrics.stats["residual"] == metrics.stats["sigma"] == []
+    assert metrics.sigma.n == 7, "the results stay"

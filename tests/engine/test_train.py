@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from ultralytics.utils import DEFAULT_CFG, SETTINGS
+
+from yolo_uncert import YOLO
+from yolo_uncert.cli import main
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.metrics import KEYS
+from yolo_uncert.engine.train import (
+    BRANCH_GRADIENT_NORM,
+    UncertDetectionTrainer,
+    branch_parameters,
+    check_transferred,
+    stock_layers,
+)
+from yolo_uncert.nn.build import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = {"epochs": 1, "val": False, "save": True}
+UNCERTAINTY = {
+    "gaussian": {"loss": "nll", "gain": 0.5, "lr_mult": 5.0, "warmup_epochs": 1.0},
+    "iou_aware": {"gain": 2.0},
+}
+"""Options none of which is the default."""
+
+
+@pytest.fixture(scope="module")
+def custom_yaml(tmp_path_factory):
+    file = tmp_path_factory.mktemp("models") / "yolov8n-mine.yaml"
+    file.write_text(yaml.safe_dump({"base": "yolov8.yaml", "uncertainty": UNCERTAINTY}), encoding="utf-8")
+    return str(file)
+
+
+def columns(folder):
+    """Columns of results.csv; every row has to have as many values as the header."""
+    with (Path(folder) / "results.csv").open(encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert all(len(row) == len(header) for row in rows)
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(header)}
+
+
+def tensors(path):
+    """State of a checkpoint's model, loaded with the class that the file names."""
+    return YOLO(path).model.float().state_dict()
+
+
+# --- what a training leaves behind ------------------------------------------------------------------------------------
+
+
+def test_columns_of_an_oriented_training_that_is_validated(tiny):
+    results = columns(tiny.run("obb"))
+    losses = {"box_loss", "cls_loss", "dfl_loss", "angle_loss", "gauss_loss", "iou_loss"}
+    assert {c.removeprefix("train/") for c in results if c.startswith("train/")} == losses
+    assert {c.removeprefix("val/") for c in results if c.startswith("val/")} == losses
+    ours = [f"uncert/{prefix}{key}" for prefix in ("", "angle_") for key in KEYS]
+    assert [c for c in results if c.startswith("uncert/")] == ours
+    assert all(math.isfinite(results[c][-1]) for c in ours), "this training ends with matched boxes"
+    assert results["train/gauss_loss"][-1] < results["train/gauss_loss"][0]
+
+
+def test_columns_are_the_same_for_epochs_without_validation(tiny):
+    results = columns(tiny.run("detect"))
+    assert [c for c in results if c.startswith("uncert/")] == [f"uncert/{key}" for key in KEYS]
+    assert all(math.isnan(v) for v in results["uncert/nll"][:-1]), "unknown, not 0"
+    assert len(results["epoch"]) == 12
+
+
+def test_stock_yaml_trains_without_columns_of_ours(tiny):
+    results = columns(tiny.run("stock"))
+    assert not [c for c in results if c.startswith("uncert/")]
+    assert {c for c in results if c.startswith("train/")} == {"train/box_loss", "train/cls_loss", "train/dfl_loss"}
+    assert type(YOLO(tiny.weights("stock")).model).__name__ == "DetectionModel"
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_model_options_survive_in_the_final_weights(tiny, custom_yaml):
+    trainer = tiny.train(YOLO(custom_yaml), "custom", **ONE)
+    for path in (trainer.best, trainer.last):
+        model = YOLO(str(path)).model
+        assert model.yaml["uncertainty"] == UNCERTAINTY
+        gaussian, iou_aware = model.model[-1].branches
+        assert (gaussian.options.loss, gaussian.options.gain, gaussian.options.lr_mult) == ("nll", 0.5, 5.0)
+        assert iou_aware.options.gain == 2.0
+        assert model.names == {0: "disc", 1: "plate"}
+
+
+def test_run_options_are_noted_in_args_yaml(tiny):
+    args = yaml.safe_load((tiny.run("detect") / "args.yaml").read_text(encoding="utf-8"))
+    assert (args["iou_alpha"], args["sigma_source"], args["retrofit"], args["epochs"]) == (0.5, None, False, 12)
+
+
+def test_misspelt_option_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(OptionError, match=r"train: unknown option 'iou_alfa'.*'iou_alpha'"):
+        YOLO("yolov8n-uncert.yaml").train(data="none.yaml", iou_alfa=0.3, project=str(tmp_path))
+    with pytest.raises(OptionError, match="iou_alpha must be at most 1"):
+        YOLO("yolov8n-uncert.yaml").train(data="none.yaml", iou_alpha=3, project=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_source_of_sigma_is_found_before_the_first_epoch(tiny):
+    model = YOLO("yolov8n-gaussian.yaml")
+    model.add_callback("on_train_start", lambda trainer: pytest.fail("training began"))
+    with pytest.raises(OptionError, match="sigma_source=dfl"):
+        tiny.train(model, "no-source", sigma_source="dfl", **ONE)
+
+
+def test_several_data_sets_train_one_after_the_other(tiny):
+    data = str(tiny.data("detect"))
+    model = YOLO("yolov8n-gaussian.yaml")
+    settings = {"epochs": 1, "imgsz": 64, "batch": 8, "workers": 0, "plots": False, "device": "cpu", "nbs": 8}
+    results = model.train(data=[data, data], project=str(tiny.root / "several"), iou_alpha=0.4, **settings)
+    assert len(results) == 2
+    runs = list((tiny.root / "several").rglob("args.yaml"))
+    assert [yaml.safe_load(f.read_text())["iou_alpha"] for f in runs] == [0.4, 0.4]
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny, custom_yaml):
+    """Folder of a training of three epochs that stopped in the second, with options that are not the defaults."""
+
+    def stop(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    model = YOLO(custom_yaml)
+    model.add_callback("on_train_epoch_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        options = {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
+        tiny.train(model, "interrupted", epochs=3, val=False, optimizer="SGD", lr0=0.01, **options)
+    return Path(model.trainer.save_dir)
+
+
+@pytest.fixture
+def copied(interrupted, tmp_path):
+    """Copy of that folder, so that every test resumes from the same state."""
+    return Path(shutil.copytree(interrupted, tmp_path / "run"))
+
+
+def check_resumed(trainer, folder):
+    assert Path(trainer.save_dir) == folder
+    ours = {name: getattr(trainer.args, name) for name in ("iou_alpha", "sigma_source", "quality_fusion", "retrofit")}
+    assert ours == {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
+    assert columns(folder)["epoch"] == [1, 2, 3]
+    groups = {g["param_group"]: g for g in trainer.optimizer.param_groups}
+    assert groups["branch"]["initial_lr"] == pytest.approx(0.01), "of the last group: iou_aware at the base rate"
+    (fast,) = (g for g in trainer.optimizer.param_groups if g["initial_lr"] == pytest.approx(0.05))
+    assert fast["param_group"] == "branch"
+    assert trainer.optimizer.state[fast["params"][0]]["momentum_buffer"] is not None
+    assert trainer.model.yaml["uncertainty"] == UNCERTAINTY
+    assert not any(p.requires_grad for n, p in trainer.model.named_parameters() if ".cv_" not in n), "retrofit goes on"
+
+
+def test_resume_in_python(copied, monkeypatch):
+    save_dir = {"save_dir": str(copied)}
+    model = YOLO(str(copied / "weights" / "last.pt"))
+    started = []
+    model.add_callback("on_train_start", lambda trainer: started.append(trainer.start_epoch))
+    model.train(resume=True, **save_dir)
+    assert started == [1]
+    check_resumed(model.trainer, copied)
+    assert YOLO(str(copied / "weights" / "best.pt")).model.yaml["uncertainty"] == UNCERTAINTY
+
+
+@pytest.mark.parametrize("form", ["flag", "path"])
+def test_resume_from_the_command_line(copied, form, monkeypatch):
+    trainers = []
+    train = YOLO.train
+
+    def note(self, *args, **kwargs):
+        train(self, *args, **kwargs)
+        trainers.append(self.trainer)
+
+    monkeypatch.setattr(YOLO, "train", note)
+    last = copied / "weights" / "last.pt"
+    words = {"flag": [f"model={last}", "resume"], "path": [f"resume={last}"]}[form]
+    assert main(["train", *words, f"save_dir={copied}"]) == 0
+    check_resumed(trainers[0], copied)
+
+
+def test_resuming_a_finished_training_is_an_error(tiny, caplog):
+    assert main(["train", f"resume={tiny.run('detect') / 'weights' / 'last.pt'}"]) != 0
+
+
+# --- starting from weights --------------------------------------------------------------------------------------------
+
+
+def frozen(state):
+    return {k: v for k, v in state.items() if ".cv_" not in k}
+
+
+@pytest.mark.parametrize("start", ["pretrained", "load"])
+def test_retrofit_trains_the_branches_alone(tiny, start):
+    stock = tiny.weights("stock")
+    model = YOLO("yolov8n-gaussian.yaml")
+    options = {"pretrained": stock} if start == "pretrained" else {}
+    if start == "load":
+        model.load(stock)
+    trainer = tiny.train(model, f"retrofit-{start}", retrofit=True, **{**ONE, "epochs": 2}, **options)
+    before, after = tensors(stock), tensors(str(trainer.best))
+    assert frozen(after).keys() == before.keys()
+    for name, value in frozen(after).items():
+        assert torch.equal(value, before[name]), name
+    fresh = build_model("yolov8n-gaussian.yaml", "detect", nc=2).state_dict()
+    branch = after.keys() - before.keys()
+    assert len(branch) == 6
+    assert not any(torch.equal(after[name], fresh[name]) for name in branch if name.endswith("bias"))
+
+
+def test_retrofit_of_an_end_to_end_model(tiny):
+    options = {"pretrained": tiny.weights("e2e"), "retrofit": True}
+    trainer = tiny.train(YOLO("yolo26n-uncert.yaml"), "retrofit-e2e", **options, **ONE)
+    trainable = {n.split(".")[2] for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trainable == {"cv_gaussian", "cv_iou_aware", "one2one_cv_gaussian", "one2one_cv_iou_aware"}
+
+
+@pytest.mark.parametrize("model", ["stock.pt", "yolov8n-dfl.yaml"])
+def test_retrofit_needs_branches(tiny, model):
+    model = tiny.weights("stock") if model == "stock.pt" else model
+    with pytest.raises(OptionError, match="retrofit=True trains only the uncertainty branches, but this model has none"):
+        tiny.train(YOLO(model), "retrofit-none", retrofit=True, **ONE)
+
+
+def test_retrofit_needs_every_other_weight(tiny):
+    with pytest.raises(OptionError, match=r"yet 298 of 298 tensors .* have no pretrained value: give"):
+        tiny.train(YOLO("yolov8n-gaussian.yaml"), "retrofit-bare", retrofit=True, **ONE)
+
+
+@pytest.mark.parametrize(
+    ("names", "fits"),
+    [
+        ({0: "disc", 1: "plate"}, True),
+        ({0: "plate", 1: "disc"}, True),  # Ultralytics puts the rows of the scores in this order
+        ({0: "plate"}, True),
+        ({0: "arrow", 1: "cross"}, True),  # taken to be new names of the same classes
+        ({0: "disc", 1: "arrow"}, False),
+        ({0: "disc", 1: "plate", 2: "arrow"}, False),
+    ],
+)
+def test_transfer_is_complete_if_every_class_has_its_scores(tiny, names, fits):
+    given = YOLO(tiny.weights("stock")).model.float()
+    model = build_model("yolov8n-gaussian.yaml", "detect", nc=len(names))
+    model.names = names
+    model.load(given)
+    if fits:
+        check_transferred(model, given.state_dict())
+    else:
+        with pytest.raises(OptionError, match=r"yet 6 of 298 tensors \(model.22.cv3.2.2.bias, ...\)"):
+            check_transferred(model, given.state_dict())
+
+
+@pytest.fixture(scope="module")
+def weight_files(tiny, tmp_path_factory):
+    """The same trained weights in each format."""
+    folder = tmp_path_factory.mktemp("weights")
+    state = tensors(tiny.weights("detect"))
+    np.savez(folder / "w.npz", **{k: v.numpy() for k, v in state.items()})
+    save_file(state, folder / "w.safetensors")
+    return {"pt": tiny.weights("detect"), "npz": folder / "w.npz", "safetensors": folder / "w.safetensors"}
+
+
+@pytest.mark.parametrize("form", ["pt", "npz", "safetensors"])
+@pytest.mark.parametrize("start", ["pretrained", "load", "pretrained over a checkpoint"])
+def test_training_starts_from_weights_of_every_format(tiny, weight_files, form, start):
+    weights = str(weight_files[form])
+    model = YOLO(tiny.weights("stock") if "checkpoint" in start else "yolov8n-uncert.yaml")
+    if start == "load":
+        assert model.load(weights) is model
+    options = {} if start == "load" else {"pretrained": weights}
+    seen = []
+
+    def look_and_stop(trainer):
+        seen.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
+        raise InterruptedError
+
+    model.add_callback("on_pretrain_routine_end", look_and_stop)
+    with pytest.raises(InterruptedError):
+        tiny.train(model, "start", **options, **ONE)
+    expected = tensors(weight_files["pt"])
+    shared = seen[0].keys() & expected.keys()
+    assert len(shared) == (len(expected) if "checkpoint" not in start else len(frozen(expected)))
+    for name in shared:
+        assert torch.equal(seen[0][name].float(), expected[name]), name
+
+
+# --- optimizer --------------------------------------------------------------------------------------------------------
+
+
+def trainer_of(model, **args):
+    """A trainer that is only asked to build optimizers for a model."""
+    trainer = UncertDetectionTrainer.__new__(UncertDetectionTrainer)
+    trainer.model = model
+    trainer.args = DEFAULT_CFG
+    trainer.data = {"nc": 2}
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model("yolo26n-uncert.yaml", "detect", nc=2)
+
+
+def test_branch_parameters_are_grouped_by_rate(model):
+    groups = branch_parameters(model)
+    head = model.model[-1]
+    assert list(groups) == [10.0, 1.0], "gaussian and iou_aware"
+    for rate, name in ((10.0, "gaussian"), (1.0, "iou_aware")):
+        modules = (getattr(head, f"cv_{name}"), getattr(head, f"one2one_cv_{name}"))
+        assert [id(p) for p in groups[rate]] == [id(p) for m in modules for p in m.parameters()]
+    assert branch_parameters(build_model("yolov8n.yaml", "detect")) == {}
+    assert branch_parameters(build_model("yolov8n-dfl.yaml", "detect")) == {}
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MuSGD", "RMSProp"])
+def test_every_parameter_is_in_one_group_and_branches_have_their_own(model, name):
+    optimizer = trainer_of(model).build_optimizer(model, name, lr=0.01, momentum=0.9, decay=5e-4)
+    listed = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    own = {id(p): rate for rate, parameters in branch_parameters(model).items() for p in parameters}
+    for group in optimizer.param_groups:
+        rates = {own.get(id(p)) for p in group["params"]}
+        if group["param_group"] == "branch":
+            (rate,) = rates
+            assert group["lr"] == pytest.approx(0.01 * rate)
+            assert group["weight_decay"] == 0
+            assert not group.get("use_muon", False)
+        else:
+            assert rates <= {None}
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MuSGD"])
+def test_a_step_moves_branches_and_detector(model, name):
+    model = build_model("yolov8n-gaussian.yaml", "detect", nc=2)
+    optimizer = trainer_of(model).build_optimizer(model, name, lr=0.01, momentum=0.9, decay=0.0)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    moved = {k: (v - before[k]).abs().max().item() for k, v in model.named_parameters()}
+    assert all(moved[k] > 0 for k, v in model.named_parameters() if v.requires_grad)
+    bias = {k: v for k, v in moved.items() if k.endswith("bias")}
+    ours = {v for k, v in bias.items() if ".cv_" in k}
+    theirs = max(v for k, v in bias.items() if ".cv_" not in k and ".cv3." not in k)
+    assert min(ours) == pytest.approx(10 * theirs, rel=1e-4), "ten times the rate"
+
+
+def test_branch_gradients_are_bounded_on_their_own(model):
+    trainer = trainer_of(model)
+    trainer.scaler = torch.amp.GradScaler("cuda", enabled=False)
+    trainer.device, trainer.ema = torch.device("cpu"), None
+    seen = {}
+
+    class Optimizer(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.update({n: p.grad.clone() for n, p in model.named_parameters()})
+
+    trainer.optimizer = Optimizer(model.parameters(), lr=0.1)
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e3 if id(p) in own else 1e-4)
+    before = {n: p.grad.clone() for n, p in model.named_parameters()}
+    trainer.optimizer_step()
+    ours = [n for n, p in model.named_parameters() if id(p) in own]
+    assert math.hypot(*(seen[n].norm() for n in ours)) == pytest.approx(BRANCH_GRADIENT_NORM, rel=1e-3)
+    for name in before.keys() - set(ours):
+        assert torch.equal(seen[name], before[name]), "their own norm is below the common bound of 10"
+
+
+def test_frozen_layers_are_everything_but_the_branches(model):
+    names = stock_layers(model)
+    frozen = {n for n, _ in model.named_parameters() if any(f"model.{layer}." in n for layer in names)}
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    assert {n for n, p in model.named_parameters() if id(p) not in own} == frozen
+
+
+def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatch):
+    """A detached branch trains the stock weights as the stock model does, from the same seed.
+
+    But for one thing: Ultralytics bounds the norm of all gradients together, and the branch's share of it is at most 1
+    beside the bound of 10. The test takes the bounds away.
+    """
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args, **kwargs: None)
+    options = {**ONE, "epochs": 2, "lr0": 0.001, "val": True}
+    stock = tensors(str(tiny.train(YOLO("yolov8n.yaml"), "same-stock", **options).last))
+    ours = tensors(str(tiny.train(YOLO("yolov8n-gaussian.yaml"), "same-ours", **options).last))
+    for name, value in stock.items():
+        assert torch.equal(ours[name], value), name
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board_environment(tmp_path):
+    """Environment of a process that logs to TensorBoard: a setting of Ultralytics, and off while pytest runs."""
+    folder = Path(os.environ["YOLO_CONFIG_DIR"])
+    settings = tmp_path / SETTINGS.file.relative_to(folder)
+    settings.parent.mkdir(exist_ok=True)
+    settings.write_text(json.dumps({**SETTINGS, "tensorboard": True}), encoding="utf-8")
+    return {**{k: v for k, v in os.environ.items() if "PYTEST" not in k}, "YOLO_CONFIG_DIR": str(tmp_path)}
+
+
+def test_train_script_of_a_checkout_with_tensorboard(tiny, tmp_path, board_environment):
+    words = ["epochs=1", "imgsz=64", "batch=8", "val=False", "plots=False", "device=cpu", "workers=0"]
+    place = [f"data={tiny.data('detect')}", f"project={tmp_path}", "name=script"]
+    command = [sys.executable, str(ROOT / "train.py"), "model=yolov8n-gaussian.yaml", *place, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=board_environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gauss_loss" in done.stdout
+    assert (tmp_path / "script" / "weights" / "best.pt").is_file()
+    assert "train/gauss_loss" in columns(tmp_path / "script")
+    board = EventAccumulator(str(tmp_path / "script")).Reload()
+    shown = set(board.Tags()["scalars"])
+    assert {"train/gauss_loss", "val/gauss_loss", "uncert/nll", "uncert/spearman"} <= shown

@@ -1,0 +1,77 @@
+"""IoU-aware branch: cross-entropy against the overlap of the decoded box."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torchvision.ops import box_iou
+from ultralytics.utils.metrics import probiou
+
+from yolo_uncert.losses.overlap import positives_iou
+from yolo_uncert.nn.branches.base import Features
+
+PRED = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
+TRUTH = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
+ROTATED = torch.tensor([[0.0, 0.0, 4.0, 2.0, 0.5], [1.0, 1.0, 3.0, 3.0, 0.1]])
+ROTATED_TRUTH = torch.tensor([[0.5, 0.0, 4.0, 2.5, 0.2], [1.0, 1.5, 3.0, 2.0, 0.1]])
+
+
+def test_loss_is_torchs_cross_entropy_against_the_iou(make_branch, make_context):
+    logits = torch.randn(3, 1)
+    loss = make_branch("iou_aware", gain=2.0).loss(make_context(PRED, TRUTH, iou_aware=logits))
+    iou = box_iou(PRED, TRUTH).diagonal()
+    torch.testing.assert_close(loss, 2 * F.binary_cross_entropy_with_logits(logits[:, 0], iou))
+
+
+def test_oriented_target_is_the_exact_iou_and_prob_iou_where_it_needs_a_gradient(make_branch, make_context):
+    logits = torch.randn(2, 1)
+    context = make_context(ROTATED, ROTATED_TRUTH, iou_aware=logits)
+    exact, prob = positives_iou(context), probiou(ROTATED, ROTATED_TRUTH).squeeze(-1)
+    assert not torch.allclose(exact, prob, atol=0.01)
+    for grad_target, target in ((False, exact), (True, prob)):
+        loss = make_branch("iou_aware", "obb", grad_target=grad_target).loss(context)
+        torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits[:, 0], target))
+
+
+@pytest.mark.parametrize("task", ["detect", "obb"])
+@pytest.mark.parametrize("grad_target", [False, True])
+def test_the_gradient_reaches_the_box_only_on_request(make_branch, make_context, task, grad_target):
+    pred, truth = (PRED, TRUTH) if task == "detect" else (ROTATED, ROTATED_TRUTH)
+    pred, logits = pred[:1].clone().requires_grad_(), torch.ones(1, 1, requires_grad=True)
+    make_branch("iou_aware", task, grad_target=grad_target).loss(
+        make_context(pred, truth[:1], iou_aware=logits)
+    ).backward()
+    assert logits.grad.item() != 0
+    assert (pred.grad is not None and pred.grad.any()) if grad_target else pred.grad is None
+
+
+def test_a_confident_prediction_pulls_the_box_towards_its_object(make_branch, make_context):
+    pred, logits = PRED[:1].clone().requires_grad_(), torch.full((1, 1), 2.0)
+    make_branch("iou_aware", grad_target=True).loss(make_context(pred, TRUTH[:1], iou_aware=logits)).backward()
+    # the object lies to the right: a step against the gradient moves x1 and x2 there
+    assert pred.grad[0, 0] < 0
+    assert pred.grad[0, 2] < 0
+
+
+def test_it_trains_the_shared_features(make_branch):
+    branch = make_branch("iou_aware")
+    modules, hidden = branch.build(), torch.randn(1, 8, 2, 3, requires_grad=True)
+    assert modules[0].kernel_size == (3, 3)
+    raw = branch.forward(modules, Features([hidden], [], []))
+    assert raw.shape == (1, 1, 6)
+    assert torch.equal(branch.decode({"iou_aware": raw}, None), raw.sigmoid())
+    raw.sum().backward()
+    assert hidden.grad.any()
+
+
+@pytest.mark.parametrize("logit", [-1e4, 1e4])
+@pytest.mark.parametrize("grad_target", [False, True])
+def test_extremes_give_finite_losses_and_gradients(make_branch, make_context, logit, grad_target):
+    pred = torch.tensor([[1e4, 1e4, 1e4, 1e4], [0.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    logits = torch.full((2, 1), logit, requires_grad=True)
+    loss = make_branch("iou_aware", grad_target=grad_target).loss(make_context(pred, TRUTH[:2], iou_aware=logits))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    assert pred.grad is None or pred.grad.isfinite().all()
