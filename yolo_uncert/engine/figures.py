@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,11 +29,12 @@ def enlarge(result: UncertResults, factor: float) -> UncertResults:
         factor: Pixels of the new image per pixel of the old one.
     """
     image = cv2.resize(result.orig_img, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    found = result.boxes if result.obb is None else result.obb
+    found: Any = result.boxes if result.obb is None else result.obb
     data = found.data.clone()
     data[:, :4] *= factor
     boxes, obb = (data, None) if result.obb is None else (None, data)
-    return UncertResults(image, result.path, result.names, boxes, obb=obb, fields=scale_fields(found.fields, 1 / factor))
+    fields = scale_fields(found.fields, 1 / factor)
+    return UncertResults(image, result.path, result.names, boxes, obb=obb, fields=fields)
 
 
 def contact_sheet(images: Sequence[Image], columns: int = 3) -> Image:

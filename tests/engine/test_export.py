@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from ultralytics.nn.autobackend import AutoBackend
+
+from yolo_uncert import YOLO
+from yolo_uncert.cli import main
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.schemas import METADATA_KEY
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Converting", "ignore:.*legacy TorchScript")
+
+QUIET = {"imgsz": 64, "verbose": False, "device": "cpu"}
+KINDS = [("detect", "detect"), ("obb", "obb"), ("e2e", "detect")]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, tmp_path_factory):
+    """Function that exports a tiny model once per format."""
+    done = {}
+
+    def export(kind, form, **options):
+        key = kind, form, *options.items()
+        if key not in done:
+            folder = tmp_path_factory.mktemp("export")
+            weights = shutil.copy(tiny.weights(kind), folder / f"{kind}.pt")
+            done[key] = YOLO(str(weights)).export(format=form, imgsz=64, device="cpu", **options)
+        return done[key]
+
+    return export
+
+
+@pytest.fixture
+def images(tiny):
+    return {task: sorted((tiny.data(task).parent / "images" / "train").iterdir())[:4] for task in ("detect", "obb")}
+
+
+def boxes(result):
+    return result.boxes if result.obb is None else result.obb
+
+
+def assert_same_predictions(exported, trained, images, **options):
+    options = {**QUIET, "conf": 0.1, "rect": False, **options}
+    count = 0
+    for ours, expected in zip(exported.predict(images, **options), trained.predict(images, **options), strict=True):
+        ours, expected = boxes(ours), boxes(expected)
+        count += len(ours)
+        assert_close(ours.data, expected.data, rtol=1e-3, atol=1e-2)
+        assert_close(ours.std, expected.std, rtol=1e-3, atol=1e-3)
+        assert_close(ours.iou, expected.iou, rtol=1e-3, atol=1e-3)
+    assert count > 0
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+@pytest.mark.parametrize(("kind", "task"), KINDS)
+def test_exported_file_predicts_the_same_sigma(exported, tiny, images, kind, task, form):
+    file = exported(kind, form)
+    assert Path(file).suffix == f".{form}"
+    model = YOLO(file)
+    assert model.task == task, "read from the file"
+    assert_same_predictions(model, YOLO(tiny.weights(kind)), images[task])
+    if kind == "obb":
+        assert_same_predictions(model, YOLO(tiny.weights(kind)), images[task], sigma_source="dfl", iou_alpha=1.0)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_exported_end_to_end_head_predicts_the_same_sigma(exported, tiny, images, form):
+    model = YOLO(exported("e2e", form, nms=False))
+    assert_same_predictions(model, YOLO(tiny.weights("e2e")), images["detect"], nms=False, conf=0.02)
+
+
+@pytest.mark.parametrize(("kind", "task"), KINDS)
+def test_exported_file_validates_the_same(exported, tiny, tmp_path, kind, task):
+    options = {"data": str(tiny.data(task)), "plots": False, "rect": False, "project": str(tmp_path), **QUIET}
+    ours, expected = (YOLO(f).val(**options).results_dict for f in (exported(kind, "onnx"), tiny.weights(kind)))
+    assert ours == pytest.approx(expected, rel=1e-2, abs=1e-3)
+    assert "uncert/nll" in ours
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+@pytest.mark.parametrize(
+    ("kind", "names"), [("obb", ["gaussian", "dfl", "iou_aware"]), ("e2e", ["gaussian", "iou_aware"])]
+)
+def test_file_lists_its_channels(exported, kind, names, form):
+    backend = AutoBackend(exported(kind, form), device=torch.device("cpu"))
+    assert json.loads(getattr(backend, METADATA_KEY)) == names
+
+
+def test_stock_model_exports_without_a_list(exported, images):
+    file = exported("stock", "onnx")
+    assert not hasattr(AutoBackend(file, device=torch.device("cpu")), METADATA_KEY)
+    (result,) = YOLO(file).predict(images["detect"][0], **QUIET)
+    assert result.boxes.std is None
+    with pytest.raises(OptionError, match="sigma_source=dfl: this model has no such branch"):
+        YOLO(file).predict(images["detect"][0], sigma_source="dfl", **QUIET)
+
+
+@pytest.mark.parametrize("kind", ["detect", "obb", "e2e"])
+def test_export_with_suppression_inside_is_refused(tiny, kind):
+    with pytest.raises(OptionError, match="nms=True cannot carry the uncertainty channels"):
+        YOLO(tiny.weights(kind)).export(format="onnx", nms=True)
+
+
+def test_run_options_are_no_export_options(tiny):
+    with pytest.raises(OptionError, match="export: unknown option 'iou_alfa'.*'iou_alpha'"):
+        YOLO(tiny.weights("detect")).export(format="onnx", iou_alfa=0.3)
+    with pytest.raises(OptionError, match="export: iou_alpha is chosen when the exported file predicts"):
+        YOLO(tiny.weights("detect")).export(format="onnx", iou_alpha=0.3)
+
+
+def test_exporting_twice_writes_the_list_once(tiny, tmp_path):
+    model = YOLO(shutil.copy(tiny.weights("detect"), tmp_path / "m.pt"))
+    for _ in range(2):
+        file = model.export(format="torchscript", imgsz=64, device="cpu")
+    assert json.loads(getattr(AutoBackend(file, device=torch.device("cpu")), METADATA_KEY))
+    assert len([f for f in model.callbacks["on_export_start"] if f.__name__ == "write_schema"]) == 1
+
+
+def test_command_line_exports_and_predicts(tiny, tmp_path, images, capsys):
+    weights = shutil.copy(tiny.weights("obb"), tmp_path / "turned.pt")
+    assert main(["export", f"model={weights}", "format=onnx", "imgsz=64", "device=cpu"]) == 0
+    assert str(tmp_path / "turned.onnx") in capsys.readouterr().out.splitlines()
+    words = [f"model={tmp_path / 'turned.onnx'}", f"source={images['obb'][0]}", "imgsz=64", "conf=0.1", "device=cpu"]
+    assert main(["predict", *words, f"project={tmp_path}", "name=p", "save_txt", "save_conf"]) == 0
+    (file,) = (tmp_path / "p" / "labels").glob("*.txt")
+    assert {len(line.split()) for line in file.read_text().splitlines()} == {10 + 5}
