@@ -102,7 +102,8 @@ class YOLO(ultralytics.YOLO):
         if is_tensor_file(weights):
             self._check_is_pytorch_model()
             load_tensors(self.model, weights)
-            self.ckpt, self.ckpt_path, self.predictor = {}, None, None
+            self.ckpt: dict[str, Any] = {}
+            self.ckpt_path, self.predictor = None, None
         else:
             super().load(weights)
         if isinstance(weights, (str, Path)):

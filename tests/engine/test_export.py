@@ -14,7 +14,9 @@ from yolo_uncert.cli import main
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.schemas import METADATA_KEY
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:Converting", "ignore:.*legacy TorchScript")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit", "ignore:Converting", "ignore:.*legacy TorchScript", "ignore:The feature will"
+)
 
 QUIET = {"imgsz": 64, "verbose": False, "device": "cpu"}
 KINDS = [("detect", "detect"), ("obb", "obb"), ("e2e", "detect")]
@@ -108,7 +110,7 @@ def test_export_with_suppression_inside_is_refused(tiny, kind):
 
 
 def test_run_options_are_no_export_options(tiny):
-    with pytest.raises(OptionError, match="export: unknown option 'iou_alfa'.*'iou_alpha'"):
+    with pytest.raises(OptionError, match=r"export: unknown option 'iou_alfa'.*'iou_alpha'"):
         YOLO(tiny.weights("detect")).export(format="onnx", iou_alfa=0.3)
     with pytest.raises(OptionError, match="export: iou_alpha is chosen when the exported file predicts"):
         YOLO(tiny.weights("detect")).export(format="onnx", iou_alpha=0.3)

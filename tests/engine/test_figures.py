@@ -55,7 +55,11 @@ def test_noise_plot_shows_every_object_on_equal_axes(tmp_path, monkeypatch):
     assert sorted(tuple(c.get_offsets().data[0]) for c in axes.collections) == [(1, 2), (2, 2), (4, 2)]
     assert axes.get_xlim() == axes.get_ylim()
     assert axes.get_xlim()[0] < 1 < 4 < axes.get_xlim()[1]
-    assert [t.get_text() for t in axes.get_legend().get_texts()][:3] == ["small objects", "medium objects", "large objects"]
+    assert [t.get_text() for t in axes.get_legend().get_texts()][:3] == [
+        "small objects",
+        "medium objects",
+        "large objects",
+    ]
 
 
 @pytest.mark.parametrize("task", ["detect", "obb"])

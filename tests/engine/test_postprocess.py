@@ -1,4 +1,4 @@
-"""Shape shorthand: rows are written by hand as (box, class scores, extra fields[, angle]) and turned to Tensor[1, C, A]."""
+"""Shape shorthand: rows written by hand as (box, class scores, extra fields[, angle]) become Tensor[1, C, A]."""
 
 from __future__ import annotations
 
@@ -155,9 +155,7 @@ def test_selected_rows_are_limited_after_sorting():
 
 
 def test_selected_rows_without_fusion_keep_their_order():
-    (found,) = postprocess(
-        end2end_rows(), Schema.of("detect", 2, ["iou_aware"]), options(iou_alpha=1), end2end=True
-    )
+    (found,) = postprocess(end2end_rows(), Schema.of("detect", 2, ["iou_aware"]), options(iou_alpha=1), end2end=True)
     assert_close(found.conf, torch.tensor([0.81, 0.64, 0.49]))
     assert found.index.tolist() == [0, 1, 2]
 
@@ -233,7 +231,7 @@ def test_oriented_std_follows_from_the_sides():
 
 def test_oriented_std_without_an_angle():
     found = one(anchors([*NEAR, 0.9, 1.0, 2.0, 3.0, 4.0, 0.0]), Schema.of("obb", 1, ["dfl"]))
-    assert UNKNOWN_ANGLE_STD == pytest.approx(math.pi / math.sqrt(12)), "uniform over a half turn"
+    assert pytest.approx(math.pi / math.sqrt(12)) == UNKNOWN_ANGLE_STD, "uniform over a half turn"
     # cx = (r - l) / 2 and cy likewise, at angle 0; the unknown angle leaves them alone
     expected = [10**0.5 / 2, 20**0.5 / 2, 10**0.5, 20**0.5, math.pi / math.sqrt(12)]
     assert_close(found.fields["std"], torch.tensor([expected]))

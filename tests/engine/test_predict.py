@@ -76,7 +76,9 @@ def test_boxes_are_those_of_ultralytics(models, images, kind, tiny):
     for options in ({}, {"sigma_source": "dfl"}, {"classes": [1]}, {"agnostic_nms": True, "iou": 0.2}):
         both = {k: v for k, v in options.items() if k != "sigma_source"}
         expected = stock.predict(images["detect"], **{**QUIET, **both})
-        for ours, theirs in zip(models["stock"].predict(images["detect"], **{**QUIET, **options}), expected, strict=True):
+        for ours, theirs in zip(
+            models["stock"].predict(images["detect"], **{**QUIET, **options}), expected, strict=True
+        ):
             assert_close(ours.boxes.data, theirs.boxes.data, rtol=0, atol=0)
             assert (ours.boxes.std is not None) == ("sigma_source" in options)
 

@@ -148,8 +148,8 @@ def interrupted(tiny, custom_yaml):
 
     model = YOLO(custom_yaml)
     model.add_callback("on_train_epoch_start", stop)
+    options = {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
     with pytest.raises(KeyboardInterrupt):
-        options = {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
         tiny.train(model, "interrupted", epochs=3, val=False, optimizer="SGD", lr0=0.01, **options)
     return Path(model.trainer.save_dir)
 
@@ -240,7 +240,9 @@ def test_retrofit_of_an_end_to_end_model(tiny):
 @pytest.mark.parametrize("model", ["stock.pt", "yolov8n-dfl.yaml"])
 def test_retrofit_needs_branches(tiny, model):
     model = tiny.weights("stock") if model == "stock.pt" else model
-    with pytest.raises(OptionError, match="retrofit=True trains only the uncertainty branches, but this model has none"):
+    with pytest.raises(
+        OptionError, match="retrofit=True trains only the uncertainty branches, but this model has none"
+    ):
         tiny.train(YOLO(model), "retrofit-none", retrofit=True, **ONE)
 
 

@@ -212,7 +212,7 @@ def test_missing_source_is_an_error(tiny, tmp_path):
 
 
 def test_misspelt_option_is_an_error(tiny, tmp_path):
-    with pytest.raises(OptionError, match="val: unknown option 'sigma_sorce'.*'sigma_source'"):
+    with pytest.raises(OptionError, match=r"val: unknown option 'sigma_sorce'.*'sigma_source'"):
         validate(tiny.weights("detect"), tiny, tmp_path, sigma_sorce="dfl")
     with pytest.raises(SyntaxError, match="agnostic_nmss"):
         validate(tiny.weights("detect"), tiny, tmp_path, agnostic_nmss=True)

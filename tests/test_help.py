@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from yolo_uncert.cli import parse
+from yolo_uncert.config import OptionError, RunOptions, describe
+from yolo_uncert.help import MODES, WIDTH, mode_help, overview
+from yolo_uncert.nn.branches import BRANCHES
+
+
+def options_of(text):
+    """Lines that introduce an option, by its name."""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+    heads = [line.split()[0] for line in lines]
+    return {head.split("=")[0]: head for head in heads}
+
+
+def test_overview_names_every_mode():
+    text = overview()
+    for name, mode in MODES.items():
+        assert name in text
+        assert mode.doc in text
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_help_lists_each_option_that_the_mode_heeds(name):
+    shown = options_of(mode_help(name))
+    for option in MODES[name].ours:
+        assert shown[option] == f"{option}={asdict(RunOptions())[option]}"
+    assert set(MODES[name].own) <= shown.keys()
+    assert {"model", "imgsz", "device"} <= shown.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "stock"),
+    [
+        ("train", {"epochs", "lr0", "val", "plots", "resume", "pretrained"}),
+        ("val", {"data", "batch", "iou", "save_json", "split"}),
+        ("predict", {"source", "conf", "save_txt", "line_width"}),
+        ("track", {"source", "tracker"}),
+        ("export", {"format", "opset", "dynamic"}),
+        ("demo", {"epochs", "data"}),
+    ],
+)
+def test_help_lists_ultralytics_options_with_their_defaults(name, stock):
+    shown = options_of(mode_help(name))
+    assert stock <= shown.keys()
+    assert "mode" not in shown
+    for option, head in shown.items():
+        if DEFAULT_CFG_DICT.get(option) is not None and option not in asdict(RunOptions()):
+            assert head == f"{option}={DEFAULT_CFG_DICT[option]}"
+
+
+def test_every_option_of_ours_is_explained_somewhere():
+    explained = {option for mode in MODES.values() for option in mode.ours}
+    assert explained == asdict(RunOptions()).keys()
+
+
+def test_every_option_that_is_listed_exists():
+    for mode in MODES.values():
+        assert set(mode.stock) <= DEFAULT_CFG_DICT.keys()
+        assert set(mode.ours) <= asdict(RunOptions()).keys()
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_examples_are_valid_commands(name):
+    program, *words = MODES[name].example.split()
+    assert program == "yolo-uncert"
+    assert parse(words)[0] == name
+
+
+def test_help_on_branches_lists_every_option():
+    text = mode_help("branches")
+    for name, branch in BRANCHES.items():
+        part = text.split(f"\n{name}: ")[1].split("\n\n")[0]
+        for option, default, _ in describe(branch.options_class):
+            assert options_of(part)[option].startswith(f"{option}={default.split()[0]}")
+
+
+@pytest.mark.parametrize("name", [*MODES, "branches"])
+def test_lines_fit_a_terminal(name):
+    texts = [line for line in mode_help(name).splitlines() if line.startswith("  ")]
+    assert max(map(len, texts)) <= WIDTH
+
+
+def test_unknown_mode():
+    with pytest.raises(OptionError, match=r"no help on 'trian' \(did you mean 'train'\?\). One of: train, val"):
+        mode_help("trian")
