@@ -20,8 +20,6 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1)  # tensors of tests are tiny: a second thread only waits
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Any:
@@ -36,6 +34,15 @@ def _no_network() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", local_only)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tensors are tiny, and results are compared bit for bit: how a sum is split among threads depends on the load.
+
+    Before every test, because Ultralytics sets the number of threads when it selects a device.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,7 @@ def test_several_data_sets_train_one_after_the_other(tiny):
 
 @pytest.fixture(scope="module")
 def interrupted(tiny, custom_yaml):
-    """Folder of a training of three epochs that stopped in the second, with options that are not the defaults."""
+    """Folder of a retrofit of three epochs that stopped in the second, with options that are not the defaults."""
 
     def stop(trainer):
         if trainer.epoch == 1:
@@ -149,8 +149,9 @@ def interrupted(tiny, custom_yaml):
     model = YOLO(custom_yaml)
     model.add_callback("on_train_epoch_start", stop)
     options = {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
+    options |= {"pretrained": tiny.weights("stock"), "val": False}
     with pytest.raises(KeyboardInterrupt):
-        tiny.train(model, "interrupted", epochs=3, val=False, optimizer="SGD", lr0=0.01, **options)
+        tiny.train(model, "interrupted", epochs=3, optimizer="SGD", lr0=0.01, **options)
     return Path(model.trainer.save_dir)
 
 
@@ -398,7 +399,7 @@ def test_frozen_layers_are_everything_but_the_branches(model):
     assert {n for n, p in model.named_parameters() if id(p) not in own} == frozen
 
 
-def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatch):
+def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatch, tmp_path):
     """A detached branch trains the stock weights as the stock model does, from the same seed.
 
     But for one thing: Ultralytics bounds the norm of all gradients together, and the branch's share of it is at most 1
@@ -407,7 +408,9 @@ def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatc
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args, **kwargs: None)
     options = {**ONE, "epochs": 2, "lr0": 0.001, "val": True}
     stock = tensors(str(tiny.train(YOLO("yolov8n.yaml"), "same-stock", **options).last))
-    ours = tensors(str(tiny.train(YOLO("yolov8n-gaussian.yaml"), "same-ours", **options).last))
+    detached = tmp_path / "yolov8n-detached.yaml"
+    detached.write_text("base: yolov8.yaml\nuncertainty: {gaussian: {detach_features: true}}\n", encoding="utf-8")
+    ours = tensors(str(tiny.train(YOLO(detached), "same-ours", **options).last))
     for name, value in stock.items():
         assert torch.equal(ours[name], value), name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,15 +32,6 @@ class HeadOnly(nn.Module):
     def preds(self) -> dict[str, Any]:
         """Raw predictions of the one-to-many head, or of both heads."""
         return self.model[-1].train()(self.features)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Results are compared bit for bit, and how a sum is split among threads may depend on the load of the machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

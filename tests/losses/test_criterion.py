@@ -65,7 +65,7 @@ def test_without_a_loss_term_the_criterion_is_the_stock_one(build, labels, task,
 def test_a_detached_variance_leaves_the_detector_alone(build, labels, task, reg_max, end2end):
     head = {"reg_max": reg_max, "end2end": end2end}
     stock, expected, expected_items = run(build, labels, task, None, **head)
-    ours, vector, items = run(build, labels, task, {"gaussian": {}}, **head)
+    ours, vector, items = run(build, labels, task, {"gaussian": {"detach_features": True}}, **head)
     assert torch.equal(vector[:-1], expected)
     assert list(items) == [*expected_items, "gauss_loss"]
     assert {k: items[k] for k in expected_items} == expected_items

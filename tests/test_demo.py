@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_uncert import demo as module
+from yolo_uncert.cli import main
+from yolo_uncert.config import OptionError
+from yolo_uncert.demo import MODELS, demo
+from yolo_uncert.synthetic import SceneSpec, load_truth
+
+EASY = {"objects": (1, 2), "size": (0.2, 0.45), "sigma": (0.3, 1.0), "classes": ("disc", "plate")}
+SHORT = {"epochs": 1, "imgsz": 64, "device": "cpu", "plots": False, "lr0": 1e-5}
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Few scenes, of the kind that the tiny models know."""
+    monkeypatch.setattr(module, "COUNTS", {"train": 8, "val": 8})
+    monkeypatch.setattr(module, "SceneSpec", lambda imgsz: SceneSpec(imgsz=imgsz, **EASY))
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_scenes_with_known_noise(few, tiny, tmp_path, task):
+    table = demo(task=task, out=str(tmp_path), model=tiny.weights(task), **SHORT)
+    folder = tmp_path / task
+    assert list(table)[:4] == ["AP50", "AP75", "AP50-95", "sigma / known noise"]
+    assert [name.strip() for name in table][4:7] == ["small objects", "medium objects", "large objects"]
+    assert ("angle sigma / known noise" in table) == (task == "obb")
+    assert 0.2 < table["AP50"] <= 1
+    assert 0 < table["AP50-95"] < table["AP50"]
+    assert len(load_truth(folder / "scenes", "val")) == 8
+    for file in ("predictions.jpg", "sigma.png"):
+        assert np.ptp(cv2.imread(str(folder / file))) > 100, f"{file} shows something"
+    assert (folder / "train" / "weights" / "best.pt").is_file()
+    assert (folder / "train" / "results.csv").is_file()
+
+
+def test_data_of_the_user(few, tiny, tmp_path):
+    assert (
+        main(["demo", f"data={tiny.data('detect')}", f"out={tmp_path}", *(f"{k}={v}" for k, v in SHORT.items())]) == 0
+    )
+    folder = tmp_path / "detect"
+    assert (folder / "predictions.jpg").is_file()
+    assert not (folder / "scenes").exists()
+    assert not (folder / "sigma.png").exists(), "real data have no known noise"
+
+
+def test_unknown_task(tmp_path):
+    with pytest.raises(OptionError, match=r"task is 'segment'\. Allowed: detect, obb"):
+        demo(task="segment", out=str(tmp_path))

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import ultralytics
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+from yolo_uncert import YOLO
+from yolo_uncert.config import OptionError
+from yolo_uncert.model import ENGINE
+from yolo_uncert.nn.models import MODELS
+
+QUIET = {"imgsz": 64, "verbose": False, "device": "cpu"}
+
+
+@pytest.fixture
+def image(tiny):
+    return str(next((tiny.data("detect").parent / "images" / "val").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("yolov8n-uncert.yaml", "detect"), ("yolo11n-obb-kld.yaml", "obb"), ("yolo11n.yaml", "detect")],
+)
+def test_detectors_get_our_engine(name, task):
+    model = YOLO(name)
+    assert isinstance(model, ultralytics.YOLO)
+    assert model.task == task
+    assert {role: model._smart_load(role) for role in ENGINE[task]} == ENGINE[task]
+
+
+def test_other_tasks_stay_those_of_ultralytics():
+    model = YOLO("yolo11n-seg.yaml")
+    assert type(model.model) is SegmentationModel
+    assert model.task == "segment"
+    assert model.task_map["segment"] == ultralytics.YOLO("yolo11n-seg.yaml").task_map["segment"]
+
+
+def test_checkpoint_is_read_with_its_task_and_branches(tiny):
+    model = YOLO(tiny.weights("obb"))
+    assert (model.task, type(model.model)) == ("obb", MODELS["obb"])
+    assert list(model.model.yaml["uncertainty"]) == ["gaussian", "dfl", "iou_aware"]
+
+
+def test_our_checkpoint_needs_our_package_and_no_registration(tiny):
+    """Unpickling imports the classes by name: the stock facade detects with it, sigmas aside."""
+    stock = ultralytics.YOLO(tiny.weights("detect"))
+    assert type(stock.model) is MODELS["detect"]
+
+
+def test_moments_are_lent_for_one_call(tiny, image):
+    model = YOLO(tiny.weights("stock"))
+    before = model.model
+    assert type(before) is DetectionModel
+    (with_std,) = model(image, sigma_source="dfl", **QUIET)
+    assert model.model is before
+    (without,) = model(image, **QUIET)
+    (again,) = model(image, sigma_source="dfl", **QUIET)
+    assert with_std.boxes.std.shape == (len(with_std), 4)
+    assert without.boxes.std is None
+    assert torch.equal(again.boxes.std, with_std.boxes.std)
+    assert torch.equal(without.boxes.data, with_std.boxes.data)
+
+
+def test_model_is_given_back_when_a_call_fails(tiny):
+    model = YOLO(tiny.weights("stock"))
+    before = model.model
+    with pytest.raises(FileNotFoundError):
+        model("no-such-image.jpg", sigma_source="dfl", **QUIET)
+    assert model.model is before
+
+
+def test_options_of_one_prediction_are_not_those_of_the_next(tiny, image):
+    model = YOLO(tiny.weights("detect"))
+    overrides = dict(model.overrides)
+    (plain,) = model(image, **QUIET)
+    (other,) = model(image, iou_alpha=1.0, sigma_source="none", **QUIET)
+    assert other.boxes.std is None
+    assert model.overrides == overrides
+    (after,) = model(image, **QUIET)
+    assert torch.equal(after.boxes.data, plain.boxes.data)
+    assert torch.equal(after.boxes.std, plain.boxes.std)
+
+
+@pytest.mark.parametrize("mode", ["train", "val", "predict", "export"])
+def test_unknown_options_are_refused_with_a_suggestion(tiny, mode):
+    model = YOLO(tiny.weights("detect"))
+    with pytest.raises((OptionError, SyntaxError), match="iou_alpha"):
+        getattr(model, mode)(iou_alfa=0.3)
+
+
+def test_a_model_that_does_not_exist_is_named():
+    with pytest.raises((OptionError, FileNotFoundError), match="yolo99n-uncert"):
+        YOLO("yolo99n-uncert.yaml")
