@@ -106,8 +106,10 @@ def _key_value(text: str) -> tuple[str, Any]:
 def _load(options: dict[str, Any]) -> YOLO:
     """Return the model that the options name, removing ``model`` and ``task`` from them."""
     if not options.get("model"):
-        examples = ", ".join(name.replace("yolo11", "yolo11n") for name in list_assets("models") if "yolo11" in name)
-        raise OptionError(f"model= is missing: a trained .pt or exported file, or a model yaml such as {examples}")
+        raise OptionError(
+            "model= is missing: a trained .pt or exported file, or a model yaml such as yolo11n-uncert.yaml "
+            "or yolo11n-obb-uncert.yaml"
+        )
     return YOLO(options.pop("model"), task=options.pop("task", None))
 
 

@@ -202,8 +202,10 @@ def test_resume_from_the_command_line(copied, form, monkeypatch):
     check_resumed(trainers[0], copied)
 
 
-def test_resuming_a_finished_training_is_an_error(tiny, caplog):
-    assert main(["train", f"resume={tiny.run('detect') / 'weights' / 'last.pt'}"]) != 0
+def test_resuming_a_finished_training_is_an_error(tiny, tmp_path, caplog):
+    folder = shutil.copytree(tiny.run("detect"), tmp_path / "run")
+    assert main(["train", f"resume={folder / 'weights' / 'last.pt'}", f"save_dir={folder}"]) != 0
+    assert "nothing to resume" in caplog.text
 
 
 # --- starting from weights --------------------------------------------------------------------------------------------
