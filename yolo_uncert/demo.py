@@ -84,7 +84,7 @@ def demo(
         table |= {f"  {name} objects": value for name, value in score.correlation_by_size().items()}
         if (angle := score.angle_correlation()) is not None:
             table |= {"angle sigma / known noise": angle}
-    _print(table, folder)
+    _print(table, folder, _enlargement(results[0]) if results else 1)
     return table
 
 
@@ -96,8 +96,11 @@ def _predict(model: YOLO, data: str, imgsz: int, limit: int | None) -> list[Unce
 
 def _pictures(results: list[UncertResults]) -> Any:
     """Return a contact sheet, small images enlarged so that the bands can be seen."""
-    sides = [max(r.orig_shape) for r in results]
-    return contact_sheet([enlarge(r, max(1, SHOWN_SIDE // s)).plot() for r, s in zip(results, sides, strict=True)])
+    return contact_sheet([enlarge(r, _enlargement(r)).plot() for r in results])
+
+
+def _enlargement(result: UncertResults) -> int:
+    return max(1, SHOWN_SIDE // max(result.orig_shape))
 
 
 def _score(results: list[UncertResults], truth: dict[str, list[SceneObject]]) -> NoiseScore:
@@ -117,12 +120,13 @@ def _detections(result: UncertResults) -> Any:
     return result.boxes if result.obb is None else result.obb
 
 
-def _print(table: dict[str, float], folder: Path) -> None:
-    """Print the table and where the pictures are."""
+def _print(table: dict[str, float], folder: Path, enlargement: int) -> None:
+    """Print the table and where the pictures are, and how much the first of them is enlarged."""
     width = max(map(len, table)) + 2
     lines = [f"  {name:<{width}}{value:6.3f}" for name, value in table.items()]
     LOGGER.info("\n" + "\n".join(lines))
-    LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands")
+    larger = f", enlarged {enlargement} times and the printed sigma with them" if enlargement > 1 else ""
+    LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands{larger}")
     if "sigma / known noise" in table:
         LOGGER.info("  sigma.png         predicted sigma against the known label noise, object by object")
     LOGGER.info("  train/            losses and metrics by epoch (results.png, results.csv), weights")
