@@ -12,18 +12,18 @@ from yolo_uncert.synthetic import SceneSpec, load_truth
 
 EASY = {"objects": (1, 2), "size": (0.2, 0.45), "sigma": (0.3, 1.0), "classes": ("disc", "plate")}
 SHORT = {"epochs": 1, "imgsz": 64, "device": "cpu", "plots": False, "lr0": 1e-5}
+"""One epoch that changes next to nothing."""
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """Few scenes, of the kind that the tiny models know."""
-    monkeypatch.setattr(module, "COUNTS", {"train": 8, "val": 8})
+def easy(monkeypatch):
+    """Scenes of the kind that the tiny models know."""
     monkeypatch.setattr(module, "SceneSpec", lambda imgsz: SceneSpec(imgsz=imgsz, **EASY))
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_scenes_with_known_noise(few, tiny, tmp_path, task):
-    table = demo(task=task, out=str(tmp_path), model=tiny.weights(task), **SHORT)
+def test_scenes_with_known_noise(easy, tiny, tmp_path, task):
+    table = demo(task=task, out=str(tmp_path), model=tiny.weights(task), scenes=32, **SHORT)
     folder = tmp_path / task
     assert list(table)[:4] == ["AP50", "AP75", "AP50-95", "sigma / known noise"]
     assert [name.strip() for name in table][4:7] == ["small objects", "medium objects", "large objects"]
@@ -37,7 +37,7 @@ def test_scenes_with_known_noise(few, tiny, tmp_path, task):
     assert (folder / "train" / "results.csv").is_file()
 
 
-def test_data_of_the_user(few, tiny, tmp_path):
+def test_data_of_the_user(easy, tiny, tmp_path):
     assert (
         main(["demo", f"data={tiny.data('detect')}", f"out={tmp_path}", *(f"{k}={v}" for k, v in SHORT.items())]) == 0
     )
@@ -50,3 +50,9 @@ def test_data_of_the_user(few, tiny, tmp_path):
 def test_unknown_task(tmp_path):
     with pytest.raises(OptionError, match=r"task is 'segment'\. Allowed: detect, obb"):
         demo(task="segment", out=str(tmp_path))
+
+
+@pytest.mark.parametrize("scenes", [3, 40.0, "many"])
+def test_too_few_scenes(tmp_path, scenes):
+    with pytest.raises(OptionError, match="scenes must be a whole number of at least 4"):
+        demo(scenes=scenes, out=str(tmp_path))

@@ -33,7 +33,8 @@ TRAINING: dict[str, Any] = {
 }
 """Short training from random weights: small images, and whole scenes instead of mosaics of cut ones."""
 
-COUNTS = {"train": 480, "val": 120}
+SCENES = 480
+MOST_VALIDATED = 300
 MODELS = {"detect": "yolov8n-uncert.yaml", "obb": "yolov8n-obb-uncert.yaml"}
 PICTURES = 6
 """Images on the contact sheet."""
@@ -43,7 +44,12 @@ SHOWN_SIDE = 480
 
 
 def demo(
-    data: str | None = None, task: str = "detect", out: str = "runs/demo", seed: int = 0, **options: Any
+    data: str | None = None,
+    task: str = "detect",
+    out: str = "runs/demo",
+    scenes: int = SCENES,
+    seed: int = 0,
+    **options: Any,
 ) -> dict[str, float]:
     """Train, validate and predict, then print a table and leave pictures and curves.
 
@@ -51,6 +57,7 @@ def demo(
         data: Data yaml of the user; by default scenes are generated whose label noise is known.
         task: ``detect`` or ``obb``.
         out: Folder for the data, the run and the pictures.
+        scenes: Scenes to train on, at least 4; a quarter as many, 300 at most, are validated.
         seed: Seed of scenes and training.
         options: Training options in place of the demo's, such as ``epochs`` or ``model``.
 
@@ -58,33 +65,47 @@ def demo(
         The numbers of the table.
 
     Raises:
-        OptionError: The task is unknown.
+        OptionError: The task is unknown, or there are too few scenes.
     """
     if task not in MODELS:
         raise OptionError(f"task is {task!r}. Allowed: {', '.join(MODELS)}")
+    if not isinstance(scenes, int) or scenes < 4:
+        raise OptionError(f"scenes must be a whole number of at least 4, not {scenes!r}")
     folder = Path(out).resolve() / task
     settings = {**TRAINING, "seed": seed, **options}
-    scenes = folder / "scenes"
+    known = data is None
     if data is None:
-        spec = SceneSpec(imgsz=settings["imgsz"])
-        data = str(make_dataset(scenes, task, COUNTS, spec, seed=seed, overwrite=True))  # type: ignore[arg-type]
-        LOGGER.info(f"Wrote {sum(COUNTS.values())} scenes with known label noise to {scenes}")
+        data = _write_scenes(folder / "scenes", task, scenes, settings["imgsz"], seed)
     else:
-        data, scenes = resolve_data(data, settings.get("data_root")), Path()
+        data = resolve_data(data, settings.get("data_root"))
     model = YOLO(settings.pop("model", MODELS[task]))
     model.train(data=data, project=str(folder), name="train", exist_ok=True, **settings)
     metrics = model.val(data=data, imgsz=settings["imgsz"], project=str(folder), name="val", exist_ok=True)
     table = {"AP50": metrics.box.map50, "AP75": metrics.box.map75, "AP50-95": metrics.box.map}
-    results = _predict(model, data, settings["imgsz"], PICTURES if scenes == Path() else None)
+    results = _predict(model, data, settings["imgsz"], None if known else PICTURES)
     cv2.imwrite(str(folder / "predictions.jpg"), _pictures(results[:PICTURES]))
-    if scenes != Path() and _detections(results[0]).std is not None:
-        score = _score(results, load_truth(scenes, "val"))
-        noise_plot(score.known, score.predicted, score.size, folder / "sigma.png")
-        table |= {"sigma / known noise": score.correlation()}
-        table |= {f"  {name} objects": value for name, value in score.correlation_by_size().items()}
-        if (angle := score.angle_correlation()) is not None:
-            table |= {"angle sigma / known noise": angle}
+    if known and _detections(results[0]).std is not None:
+        table |= _compare(results, folder)
     _print(table, folder, _enlargement(results[0]) if results else 1)
+    return table
+
+
+def _write_scenes(folder: Path, task: str, count: int, imgsz: int, seed: int) -> str:
+    """Generate the scenes and return their data yaml."""
+    counts = {"train": count, "val": min(count // 4, MOST_VALIDATED)}
+    data = make_dataset(folder, task, counts, SceneSpec(imgsz=imgsz), seed=seed, overwrite=True)  # type: ignore[arg-type]
+    LOGGER.info(f"Wrote {sum(counts.values())} scenes with known label noise to {folder}")
+    return str(data)
+
+
+def _compare(results: list[UncertResults], folder: Path) -> dict[str, float]:
+    """Plot predicted sigma against the known noise, and return the rank correlations."""
+    score = _score(results, load_truth(folder / "scenes", "val"))
+    noise_plot(score.known, score.predicted, score.size, folder / "sigma.png")
+    table = {"sigma / known noise": score.correlation()}
+    table |= {f"  {name} objects": value for name, value in score.correlation_by_size().items()}
+    if (angle := score.angle_correlation()) is not None:
+        table |= {"angle sigma / known noise": angle}
     return table
 
 

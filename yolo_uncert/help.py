@@ -80,7 +80,10 @@ MODES: dict[str, Mode] = {
         "yolo-uncert demo",
         _TRAIN,
         ours=("retrofit", "data_root", *_SIGMA),
-        own={"out": "Folder for data, runs and pictures (default runs/demo)."},
+        own={
+            "out": "Folder for data, runs and pictures (default runs/demo).",
+            "scenes": "Scenes with known label noise to train on (default 480).",
+        },
     ),
 }
 
