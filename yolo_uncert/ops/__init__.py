@@ -1,8 +1,9 @@
 """Operators on boxes: overlap, suppression and voting; a library of its own that imports no Ultralytics.
 
-Arrays of numpy go in and come out, or tensors of torch, on their device. Horizontal boxes are ``[N, 4]`` in ``(x1, y1, x2,
-y2)`` format, oriented ones ``[N, 5]`` in ``(x, y, w, h, theta)`` format with the angle in radians; variances are those of
-the sides l, t, r, b in squared pixels, and of the angle in squared radians. They may come from any detector:
+Arrays of numpy go in and come out, or tensors of torch, on their device. Horizontal boxes are ``[N, 4]`` in
+``(x1, y1, x2, y2)`` format, oriented ones ``[N, 5]`` in ``(x, y, w, h, theta)`` format with the angle in radians;
+variances are those of the sides l, t, r, b in squared pixels, and of the angle in squared radians. They may come from
+any detector:
 
     >>> import numpy as np
     >>> from yolo_uncert.ops import Suppression, suppress

@@ -21,19 +21,18 @@ BACKENDS = ("auto", "numba", "torch")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Votes = tuple[Floats, Floats]
 
 
 class Backend(Protocol):
     """What a backend module offers; `kernels.suppress` documents the arguments."""
 
     def suppress(
-        self, boxes: Floats, rank: Floats, scores: Floats, labels: Ints, variances: Floats, rules: Rules
+        self, boxes: Floats, rank: Floats, scores: Floats, labels: Ints, votes: Votes, rules: Rules
     ) -> tuple[Ints, Floats, Floats, Floats]:
-        """Return index, score, box and variances of the picks."""
+        """Return index and score of the picks, and with vote their boxes and variances."""
 
-    def vote(
-        self, boxes: Floats, scores: Floats, labels: Ints, variances: Floats, kept: Ints, rules: Rules
-    ) -> tuple[Floats, Floats]:
+    def vote(self, boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) -> tuple[Floats, Floats]:
         """Return boxes and variances of the kept candidates after the vote of all candidates."""
 
 
@@ -52,7 +51,8 @@ def warm_up(backend: str = "auto") -> None:
     """Compile the CPU kernels now rather than in the first suppression, and keep them in numba's cache on disk.
 
     Numba keeps them beside the package, in the user's cache folder where the package is read-only, or in the folder
-    that the environment variable ``NUMBA_CACHE_DIR`` names. Whenever kernels are compiled, here or later, a warning says so.
+    that the environment variable ``NUMBA_CACHE_DIR`` names. Whenever kernels are compiled, here or later, a logged
+    warning says so.
 
     Args:
         backend: ``auto``, ``numba`` or ``torch`` (which has nothing to compile).

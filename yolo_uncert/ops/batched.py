@@ -28,7 +28,7 @@ def batched_suppress(
     """Apply `suppress` to each image of a batch; every argument is a sequence with one entry per image.
 
     Args:
-        boxes: Per image ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format,
+        boxes: Per image ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format,
             pixels and radians; N may differ and be zero.
         scores: Per image ``Tensor[N]``, at least 0.
         classes: Per image ``Tensor[N]`` of integers.
@@ -59,8 +59,8 @@ def batched_soft_nms(
     """Apply `soft_nms` to each image of a batch whose candidates lie in one array.
 
     Args:
-        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, pixels and
-            radians, of all images.
+        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, pixels
+            and radians, of all images.
         scores: ``Tensor[N]``, at least 0.
         images: ``Tensor[N]`` of integers, which image a candidate belongs to, in any order.
         classes: ``Tensor[N]`` of integers; None stands for one class.
@@ -76,7 +76,8 @@ def batched_soft_nms(
     """
     backend = options.pop("backend", "auto")
     settings = Suppression(**options)
-    indices, decayed = [], []
+    indices: list[Any] = []
+    decayed: list[Any] = []
     for index in _members(images, len(boxes)):
         where = restore_index(index, boxes)
         kept = suppress(
@@ -84,9 +85,7 @@ def batched_soft_nms(
         )
         indices.append(where[kept.index])
         decayed.append(kept.scores)
-    if isinstance(boxes, torch.Tensor):
-        return torch.cat([*indices, boxes.new_empty(0, dtype=torch.int64)]), torch.cat([*decayed, scores[:0]])
-    return np.concatenate([*indices, np.empty(0, np.int64)]), np.concatenate([*decayed, scores[:0]])
+    return _join(indices, restore_index(np.empty(0, np.int64), boxes)), _join(decayed, scores[:0])
 
 
 def batched_var_vote(
@@ -101,8 +100,8 @@ def batched_var_vote(
     """Apply `var_vote` to each image of a batch whose candidates lie in one array.
 
     Args:
-        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, pixels and
-            radians, of all images.
+        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` or ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, pixels
+            and radians, of all images.
         scores: ``Tensor[N]``, at least 0.
         kept: ``Tensor[K]``, indices of the kept boxes of all images.
         images: ``Tensor[N]`` of integers, which image a candidate belongs to, in any order.
@@ -131,3 +130,10 @@ def _members(images: Any, count: int) -> list[Ints]:
     numbers = label("images", images, count)
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if count else []
+
+
+def _join(parts: list[Any], empty: Array) -> Array:
+    """Concatenate results of images, of which there may be none."""
+    if isinstance(empty, torch.Tensor):
+        return torch.cat([empty, *parts])
+    return np.concatenate([empty, *parts])

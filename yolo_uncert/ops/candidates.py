@@ -16,6 +16,10 @@ from yolo_uncert.ops.backend import Floats, Ints
 LOGGER = logging.getLogger("yolo_uncert.ops")
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
+_LEAST_VARIANCE = 1e-12
+"""Variances below this one weigh as much as this one, so that a variance of zero does not divide by zero."""
+_LEAST_SCORE = 1e-100
+"""Scores below this one weigh as much as this one, so that votes always have a mean."""
 _MOST_LABELS = 1 << 12
 """Classes above this one are renumbered, so that a table of all classes stays small."""
 
@@ -49,7 +53,7 @@ class Candidates:
         boxes: ``[N, 4]`` xyxy or ``[N, 5]`` xywhr.
         scores: ``[N]``.
         labels: ``[N]``, small non-negative numbers that stand for the classes.
-        variances: ``[N, 4]`` or ``[N, 5]`` as the boxes, or ``[0, 0]``. An infinite angle variance is an unknown one.
+        variances: ``[N, 4]`` or ``[N, 5]`` as the boxes, or ``[N, 0]``. An infinite angle variance is an unknown one.
         usable: ``[N]``, false for rejected candidates.
         single: The boxes come in float32 or less.
     """
@@ -107,6 +111,25 @@ class Candidates:
             mask[equal[: most - int(mask.sum())]] = True
         return np.where(mask, 0 if agnostic else self.labels, -1)
 
+    def votes(self, weight: str, *, fused: bool) -> tuple[Floats, Floats]:
+        """What each side of each candidate adds to a vote: its factor, and its term in the merged variance.
+
+        Args:
+            weight: ``variance``, ``score`` or ``both``; without variances the factor is the score.
+            fused: The terms are precisions, else variances.
+
+        Returns:
+            Factors and terms, ``[N, 4]`` or ``[N, 5]``, zero where the variance is infinite; terms ``[N, 0]`` where
+            there are no variances.
+        """
+        scores = np.where(self.usable, np.maximum(self.scores, _LEAST_SCORE), 0.0)[:, None]
+        if not self.has_variances:
+            return np.repeat(scores, self.boxes.shape[1], axis=1), self.variances
+        precisions, known = 1 / np.maximum(self.variances, _LEAST_VARIANCE), self.variances < np.inf
+        factors = precisions if weight == "variance" else scores * (precisions if weight == "both" else known)
+        terms = precisions if fused else np.where(known, self.variances, 0.0)
+        return floats(factors), floats(terms)
+
 
 def floats(values: Any) -> Floats:
     """Convert an array or a tensor on any device to a contiguous float64 array that must not be written to."""
@@ -156,7 +179,7 @@ def restore_index(index: Ints, like: Array) -> Array:
 def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
     if isinstance(values, Tensor):
         values = values.detach().to("cpu", tensor_dtype).numpy()
-    return np.require(values, dtype, "CA")
+    return np.require(values, dtype, ["C", "A"])
 
 
 def _is_single(boxes: NDArray[Any] | Tensor) -> bool:
@@ -172,7 +195,7 @@ def _check_count(name: str, values: Any, count: int) -> None:
 
 def _variances(variances: Any, count: int, sides: int) -> Floats:
     if variances is None:
-        return np.empty((0, 0))
+        return np.empty((count, 0))
     shape = tuple(variances.shape)
     if shape not in {(count, 4), (count, sides)}:
         allowed = f"[{count}, 4]" + (f" or [{count}, 5]" if sides == 5 else "")
@@ -187,8 +210,7 @@ def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool
     known = variances[:, :4] if variances.shape[1] == 5 and np.isposinf(variances[:, 4]).all() else variances
     if not (_fine(boxes) and _fine(scores) and _fine(known) and (known >= 0).all()):
         usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-        if len(known):
-            usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
+        usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
         LOGGER.warning(
             "rejected %d of %d candidates: box, score or variance is not finite, or a variance is negative",
             len(usable) - int(usable.sum()),

@@ -3,8 +3,9 @@
 Everything stands in one file because numba's cache on disk notices changes of the file that holds the compiled entry
 only. No fast-math: results are reproducible and follow the order of operations that is written here.
 
-Shape shorthand: N candidates, n of them in play and grouped by class (a group is a *segment*), K picks. ``geometry`` holds
-one row per quantity and one column per grouped candidate, so that the loop over a segment reads consecutive numbers.
+Shape shorthand: N candidates, n of them in play and grouped by class (a group is a *segment*), K picks. ``geometry``
+holds one row per quantity and one column per grouped candidate, so that the loop over a segment reads consecutive
+numbers.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from numba import njit, types
 from numba.core import event
 
 from yolo_uncert.ops.backend import LOGGER, Floats, Ints
-from yolo_uncert.ops.options import HARD, LEAST_VARIANCE, SOFT, WEIGHTS, Rules
+from yolo_uncert.ops.options import HARD, SOFT, Rules
 
-_SCORE, _VARIANCE = WEIGHTS["score"], WEIGHTS["variance"]
 _FLAGS = {"nogil": True, "error_model": "numpy"}
 _QUARTER = math.pi / 2
 _NOISE = 64 * np.finfo(np.float64).eps
@@ -30,6 +30,7 @@ _Box = tuple[float, float, float, float, float, float]
 
 _VECTOR = types.Array(types.float64, 1, "C", readonly=True)
 _MATRIX = types.Array(types.float64, 2, "C", readonly=True)
+_VOTES = types.UniTuple(_MATRIX, 2)
 _INDEX = types.Array(types.int64, 1, "C", readonly=True)
 _KINDS = {int: types.int64, float: types.float64, bool: types.boolean}
 _RULES = types.NamedTuple(tuple(_KINDS[kind] for kind in get_type_hints(Rules).values()), Rules)
@@ -282,22 +283,16 @@ def _suppressed(value: float, overlap: float, rules: Rules) -> tuple[float, bool
 
 
 @njit(**_FLAGS)
-def _copy(boxes: Floats, variances: Floats, i: int, box: Floats, variance: Floats) -> None:
-    for side in range(len(box)):
-        box[side] = boxes[i, side]
-    for side in range(len(variance)):
-        variance[side] = variances[i, side]
-
-
-@njit(**_FLAGS)
 def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats], rules: Rules, sums: Floats) -> None:
     """Sum the votes of a segment for box i, per coordinate.
 
-    Rows of ``sums``: weights, weighted offsets, weighted squared offsets, weighted variances, precisions.
+    Rows of ``sums``: weights, weighted offsets, weighted squared offsets, terms of the merged variance.
     """
-    boxes, scores, variances = pool
-    sums[:] = 0.0
-    sides, has_variances = boxes.shape[1], len(variances) > 0
+    boxes, factors, terms = pool
+    for k in range(4):
+        for side in range(5):
+            sums[k, side] = 0.0
+    sides = boxes.shape[1]
     cos, sin = (math.cos(boxes[i, 4]), math.sin(boxes[i, 4])) if sides == 5 else (1.0, 0.0)
     for m in range(len(members)):
         j = members[m]
@@ -308,19 +303,13 @@ def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats
         closeness = math.exp(-apart * apart / rules.vote_sigma)
         turns, offsets = _offsets(boxes, j, i, cos, sin)
         for side in range(sides):
-            variance = variances[j, (side - turns) % 4 if side < 4 else 4] if has_variances else 1.0
-            precision = closeness / max(variance, LEAST_VARIANCE)
-            # An unknown angle has an infinite variance, and no weight by any rule.
-            weight = closeness if rules.weight == _SCORE and precision > 0 else precision
-            if rules.weight != _VARIANCE:
-                weight *= scores[j]
-            if weight > 0:
-                offset = offsets[side]
-                sums[0, side] += weight
-                sums[1, side] += weight * offset
-                sums[2, side] += weight * offset * offset
-                sums[3, side] += weight * variance
-            sums[4, side] += precision
+            source = (side - turns) & 3 if side < 4 else 4
+            weight, offset = closeness * factors[j, source], offsets[side]
+            sums[0, side] += weight
+            sums[1, side] += weight * offset
+            sums[2, side] += weight * offset * offset
+            if terms.shape[1]:
+                sums[3, side] += (closeness if rules.fused else weight) * terms[j, source]
 
 
 # Inlined, because arrays that are handed over in the inner loop cost a reference count each.
@@ -341,7 +330,7 @@ def _offsets(
     turns, angle = 0, 0.0
     if boxes.shape[1] == 5:
         angle = boxes[j, 4] - boxes[i, 4]
-        turns = int(math.floor(angle / _QUARTER + 0.5))
+        turns = math.floor(angle / _QUARTER + 0.5)
         angle -= turns * _QUARTER
         w, h = (boxes[j, 2], boxes[j, 3]) if turns % 2 == 0 else (boxes[j, 3], boxes[j, 2])
         grow_w, grow_h = (w - boxes[i, 2]) / 2, (h - boxes[i, 3]) / 2
@@ -351,31 +340,41 @@ def _offsets(
 
 
 @njit(**_FLAGS)
-def _apply_vote(i: int, boxes: Floats, sums: Floats, rules: Rules, box: Floats, variance: Floats) -> None:
-    """Move box i to the mean of its votes and merge their variances; a coordinate without votes stays as it is."""
-    move = np.zeros(5)
-    for side in range(boxes.shape[1]):
-        total = sums[0, side]
-        move[side] = sums[1, side] / total if total > 0 else 0.0
-        if len(variance) and total > 0:
-            spread = max(sums[2, side] / total - move[side] * move[side], 0.0)
-            variance[side] = 1 / sums[4, side] if rules.fused else sums[3, side] / total + spread
-    if boxes.shape[1] == 4:
+def _move(boxes: Floats, i: int, sums: Floats, box: Floats) -> None:
+    """Write box i moved by the mean of its votes; a coordinate without votes stays as it is."""
+    for side in range(len(box)):
+        # From here on the row of weighted offsets holds their mean.
+        sums[1, side] = sums[1, side] / sums[0, side] if sums[0, side] > 0 else 0.0
+        box[side] = boxes[i, side]
+    if len(box) == 4:
         for side in range(4):
-            box[side] += move[side]
+            box[side] += sums[1, side]
         return
     cos, sin = math.cos(boxes[i, 4]), math.sin(boxes[i, 4])
-    along_w, along_h = (move[0] + move[2]) / 2, (move[1] + move[3]) / 2
+    along_w, along_h = (sums[1, 0] + sums[1, 2]) / 2, (sums[1, 1] + sums[1, 3]) / 2
     box[0] += along_w * cos - along_h * sin
     box[1] += along_w * sin + along_h * cos
-    box[2] += move[2] - move[0]
-    box[3] += move[3] - move[1]
-    box[4] += move[4]
+    box[2] += sums[1, 2] - sums[1, 0]
+    box[3] += sums[1, 3] - sums[1, 1]
+    box[4] += sums[1, 4]
 
 
-@_entry(_MATRIX, _VECTOR, _VECTOR, _INDEX, _MATRIX, _RULES)
+@njit(**_FLAGS)
+def _merge(sums: Floats, rules: Rules, variance: Floats) -> None:
+    """Write the variance of each coordinate, infinite where nothing is known; after `_move`."""
+    for side in range(len(variance)):
+        total, mean = sums[0, side], sums[1, side]
+        if not total > 0:
+            variance[side] = np.inf
+        elif rules.fused:
+            variance[side] = 1 / sums[3, side]
+        else:
+            variance[side] = sums[3, side] / total + max(sums[2, side] / total - mean * mean, 0.0)
+
+
+@_entry(_MATRIX, _VECTOR, _VECTOR, _INDEX, _VOTES, _RULES)
 def suppress(
-    boxes: Floats, rank: Floats, scores: Floats, labels: Ints, variances: Floats, rules: Rules
+    boxes: Floats, rank: Floats, scores: Floats, labels: Ints, votes: tuple[Floats, Floats], rules: Rules
 ) -> tuple[Ints, Floats, Floats, Floats]:
     """Pick candidates by falling rank until none is left; see `yolo_uncert.ops.suppression.suppress`.
 
@@ -387,22 +386,24 @@ def suppress(
         rank: ``[N]``, what picks go by: the scores, or the predicted IoU.
         scores: ``[N]``.
         labels: ``[N]`` classes, small numbers; candidates with a negative one do not take part.
-        variances: ``[N, 4]`` or ``[N, 5]`` as the boxes, or ``[0, 0]``.
+        votes: Factors ``[N, 4]`` or ``[N, 5]`` of the votes, and terms of the merged variance of the same shape or
+            ``[N, 0]``, as `Candidates.votes` makes them; without vote they do not matter.
         rules: Method and thresholds.
 
     Returns:
-        Index ``[K]``, score ``[K]``, box and variances ``[K, 4]`` or ``[K, 5]`` of the picks.
+        Index ``[K]`` and score ``[K]`` of the picks, and with vote their boxes and variances (else those are empty).
     """
     order, starts = _segments(labels)
     geometry, current, ends = _geometry(boxes, order, rules.single), rank[order], starts[1:].copy()
-    columns = (geometry, current, order)
-    row, sums = np.empty(len(order)), np.empty((5, boxes.shape[1]))
+    columns, pool = (geometry, current, order), (boxes, votes[0], votes[1])
+    row, sums = np.empty(len(order)), np.empty((4, 5))
     heads = np.empty(len(ends), np.int64)
     for label in range(len(heads)):
         heads[label] = _best(current, order, starts[label], ends[label])
     limit = min(rules.limit, len(order))
     index, kept_scores = np.empty(limit, np.int64), np.empty(limit)
-    kept_boxes, kept_variances = np.empty((limit, boxes.shape[1])), np.empty((limit, variances.shape[1]))
+    voters = limit if rules.vote else 0
+    kept_boxes, kept_variances = np.empty((voters, boxes.shape[1])), np.empty((voters, votes[1].shape[1]))
     count = 0
     while count < limit:
         label = _best_label(heads, current, order)
@@ -410,12 +411,12 @@ def suppress(
             break
         pick, start, end = heads[label], starts[label], ends[label]
         i = order[pick]
-        _overlap(geometry, pick, start, end, row, rules.single)
-        _copy(boxes, variances, i, kept_boxes[count], kept_variances[count])
-        if rules.vote:
-            _vote(i, order[start:end], row, (boxes, scores, variances), rules, sums)
-            _apply_vote(i, boxes, sums, rules, kept_boxes[count], kept_variances[count])
         index[count], kept_scores[count] = i, current[pick]
+        _overlap(geometry, pick, start, end, row, rules.single)
+        if rules.vote:
+            _vote(i, order[start:end], row, pool, rules, sums)
+            _move(boxes, i, sums, kept_boxes[count])
+            _merge(sums, rules, kept_variances[count])
         ends[label], heads[label], best = _decay(columns, scores, row, (start, end), pick, rules)
         if rules.method == HARD:
             kept_scores[count] = best
@@ -423,23 +424,20 @@ def suppress(
     return index[:count], kept_scores[:count], kept_boxes[:count], kept_variances[:count]
 
 
-@_entry(_MATRIX, _VECTOR, _INDEX, _MATRIX, _INDEX, _RULES)
-def vote(
-    boxes: Floats, scores: Floats, labels: Ints, variances: Floats, kept: Ints, rules: Rules
-) -> tuple[Floats, Floats]:
+@_entry(_MATRIX, _INDEX, _VOTES, _INDEX, _RULES)
+def vote(boxes: Floats, labels: Ints, votes: tuple[Floats, Floats], kept: Ints, rules: Rules) -> tuple[Floats, Floats]:
     """Let all candidates of the class vote for the boxes ``kept [K]``; the other arguments are those of `suppress`."""
     order, starts = _segments(labels)
-    geometry, position = _geometry(boxes, order, rules.single), np.full(len(boxes), -1)
+    geometry, position = _geometry(boxes, order, rules.single), np.zeros(len(boxes), np.int64)
     for j in range(len(order)):
         position[order[j]] = j
-    row, sums = np.empty(len(order)), np.empty((5, boxes.shape[1]))
-    kept_boxes, kept_variances = np.empty((len(kept), boxes.shape[1])), np.empty((len(kept), variances.shape[1]))
+    pool, row, sums = (boxes, votes[0], votes[1]), np.empty(len(order)), np.empty((4, 5))
+    kept_boxes, kept_variances = np.empty((len(kept), boxes.shape[1])), np.empty((len(kept), votes[1].shape[1]))
     for k in range(len(kept)):
         i = kept[k]
-        _copy(boxes, variances, i, kept_boxes[k], kept_variances[k])
-        if position[i] >= 0:
-            start, end = starts[labels[i]], starts[labels[i] + 1]
-            _overlap(geometry, position[i], start, end, row, rules.single)
-            _vote(i, order[start:end], row, (boxes, scores, variances), rules, sums)
-            _apply_vote(i, boxes, sums, rules, kept_boxes[k], kept_variances[k])
+        start, end = starts[labels[i]], starts[labels[i] + 1]
+        _overlap(geometry, position[i], start, end, row, rules.single)
+        _vote(i, order[start:end], row, pool, rules, sums)
+        _move(boxes, i, sums, kept_boxes[k])
+        _merge(sums, rules, kept_variances[k])
     return kept_boxes, kept_variances

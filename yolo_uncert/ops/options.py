@@ -10,10 +10,7 @@ from typing import Any, NamedTuple
 
 METHODS = {"hard": 0, "soft": 1, "soft-linear": 2, "iou-guided": 0}
 """Suppression by name, and the rule that its inner loop follows: remove, decay by a Gaussian, decay linearly."""
-WEIGHTS = {"score": 0, "variance": 1, "both": 2}
 HARD, SOFT, LINEAR = 0, 1, 2
-LEAST_VARIANCE = 1e-12
-"""Variances below this one weigh as much as this one, so that a variance of zero does not divide by zero."""
 
 
 def choose(name: str, value: object, known: Iterable[str]) -> None:
@@ -40,14 +37,14 @@ class Suppression:
     - ``hard``: those with ``IoU > iou_threshold`` are removed.
     - ``soft``: scores decay by ``exp(-IoU^2 / sigma)`` (Bodla et al., ICCV 2017, arXiv 1704.04503, eq. 3).
     - ``soft-linear``: scores with ``IoU > iou_threshold`` decay by ``1 - IoU`` (eq. 2 of the same).
-    - ``iou-guided``: candidates are picked by falling predicted IoU, those with ``IoU > iou_threshold`` are removed, and
-      the pick takes the best score among them and its own (Jiang et al., ECCV 2018, arXiv 1807.11590, algorithm 1).
+    - ``iou-guided``: candidates are picked by falling predicted IoU, those with ``IoU > iou_threshold`` are removed,
+      and the pick takes the best score among them and its own (Jiang et al., ECCV 2018, arXiv 1807.11590, algorithm 1).
 
     ``vote="var"`` moves every coordinate of a pick to ``sum p_i f_i x_i / sum p_i f_i`` over the pool, with
     ``p_i = exp(-(1 - IoU_i)^2 / vote_sigma)`` and ``f_i`` by ``vote_weight``: ``1 / var_i``, ``score_i`` (as given,
-    before any decay), or their product (He et al., CVPR 2019, arXiv 1809.08545, algorithm 1). ``vote="bayes"`` fuses the
-    cluster, all with ``IoU > iou_threshold``, by the product of their Gaussians: ``p_i = 1``, ``f_i = 1 / var_i`` and
-    merge ``fused`` (BayesOD, Harakeh et al., ICRA 2020, arXiv 1903.03838, without its priors).
+    before any decay), or their product (He et al., CVPR 2019, arXiv 1809.08545, algorithm 1). ``vote="bayes"`` fuses
+    the cluster, all with ``IoU > iou_threshold``, by the product of their Gaussians: ``p_i = 1``, ``f_i = 1 / var_i``
+    and merge ``fused`` (BayesOD, Harakeh et al., ICRA 2020, arXiv 1903.03838, without its priors).
 
     The merged variance is that of the mixture of votes, ``sum w_i (var_i + (x_i - x)^2)`` with ``w_i`` the normalised
     weights (``total``), or ``1 / sum(p_i / var_i)`` (``fused``), which takes the votes for independent.
@@ -86,6 +83,11 @@ class Suppression:
         """Whether candidates are picked by their predicted IoU."""
         return self.method == "iou-guided"
 
+    @property
+    def weight(self) -> str:
+        """What a vote is weighted by: a product of Gaussians leaves no choice."""
+        return "variance" if self.vote == "bayes" else self.vote_weight
+
 
 class Rules(NamedTuple):
     """What the kernels take: the options as numbers, with the cases of the options already resolved."""
@@ -99,7 +101,6 @@ class Rules(NamedTuple):
     vote: bool
     vote_sigma: float
     vote_iou: float
-    weight: int
     fused: bool
 
     @classmethod
@@ -129,7 +130,6 @@ class Rules(NamedTuple):
             vote=options.vote != "off",
             vote_sigma=math.inf if bayes else float(options.vote_sigma),
             vote_iou=float(max(options.vote_iou, options.iou_threshold) if bayes else options.vote_iou),
-            weight=WEIGHTS["variance" if bayes else options.vote_weight] if variances else WEIGHTS["score"],
             fused=bayes or options.merge == "fused",
         )
 
@@ -141,7 +141,7 @@ def _check(name: str, value: Any, kind: type, limits: Any) -> None:
     if limits["choices"]:
         choose(name, value, limits["choices"])
     low, high = limits["low"], limits["high"]
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite, not {value}")
     if low is not None and value < low:
         raise ValueError(f"{name} must be at least {low}, not {value}")

@@ -35,8 +35,8 @@ def rotated_iou(boxes1: Array, boxes2: Array) -> Array:
     No gradient flows through it; a loss takes a Gaussian distance or probIoU instead.
 
     Args:
-        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in radians.
-            A box with a side of zero or less overlaps nothing.
+        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in
+            radians. A box with a side of zero or less overlaps nothing.
         boxes2: ``Tensor[N, 5]``, same format and unit.
 
     Returns:
@@ -58,8 +58,8 @@ def pairwise_rotated_iou(boxes1: Array, boxes2: Array) -> Array:
     Only pairs whose circumscribed circles meet are clipped, in chunks of bounded memory. No gradient flows through it.
 
     Args:
-        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in radians.
-            A box with a side of zero or less overlaps nothing.
+        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in
+            radians. A box with a side of zero or less overlaps nothing.
         boxes2: ``Tensor[M, 5]``, same format and unit.
 
     Returns:

@@ -28,18 +28,18 @@ def suppress(
     Horizontal boxes overlap by the IoU of torchvision (no pixel added to a side), oriented ones by exact IoU. The
     highest score is picked first, of equal scores the lower index. Suppression uses the boxes as given; voted boxes are
     output only. The result does not depend on the order of candidates with distinct scores, on other classes, on time,
-    or on the backend (up to float64 rounding). ``method="hard"`` keeps exactly what ``torchvision.ops.nms`` keeps, class
-    by class. Inputs of any floating type are computed in float64, the IoU of horizontal float32 boxes in float32.
+    or on the backend (up to float64 rounding). ``method="hard"`` keeps exactly what ``torchvision.ops.nms`` keeps,
+    class by class. All is computed in float64, except for the IoU of horizontal float32 boxes, which is in float32.
 
     Args:
-        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format, ``x1 <= x2`` and ``y1 <= y2``, or oriented ``Tensor[N, 5]``
-            in ``(x, y, w, h, theta)`` format, angle in radians; one unit (pixels). Arrays or tensors of any device;
-            results have the same type and device.
+        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format, ``x1 <= x2`` and ``y1 <= y2``, or oriented
+            ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, angle in radians; one unit (pixels). Arrays or tensors
+            of any device; results have the same type and device.
         scores: ``Tensor[N]``, at least 0.
         classes: ``Tensor[N]`` of integers; None stands for one class.
         variances: ``Tensor[N, 4]`` of the sides l, t, r, b (of horizontal boxes: of x1, y1, x2, y2), in squared pixels.
-            Of oriented boxes in their own frame; ``Tensor[N, 5]`` has the angle's, in squared radians, in the last column,
-            without which the angle is taken for unknown: it does not vote.
+            Of oriented boxes in their own frame; ``Tensor[N, 5]`` has the angle's, in squared radians, in the last
+            column, without which the angle is taken for unknown: it does not vote.
         options: Method, thresholds and vote.
         ious: ``Tensor[N]`` of predicted IoUs, for ``method="iou-guided"`` only.
         backend: ``auto``, ``numba`` or ``torch``.
@@ -76,8 +76,8 @@ def soft_nms(
     """Soft-NMS without voting: which boxes stay, and their decayed scores.
 
     Args:
-        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or oriented ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format,
-            pixels and radians.
+        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or oriented ``Tensor[N, 5]`` in ``(x, y, w, h, theta)``
+            format, pixels and radians.
         scores: ``Tensor[N]``, at least 0.
         classes: ``Tensor[N]`` of integers; None stands for one class.
         method: ``soft`` (decay by ``exp(-IoU^2 / sigma)``) or ``soft-linear`` (by ``1 - IoU`` above ``iou_threshold``).
@@ -103,18 +103,20 @@ def soft_nms(
 def _solve(
     candidates: Candidates, rank: Floats, options: Suppression, backend: str
 ) -> tuple[Ints, Floats, Floats, Floats]:
-    solver = get_backend(backend)
-    rules = Rules.of(options, len(candidates.boxes), single=candidates.single, variances=candidates.has_variances)
+    solver, boxes, scores = get_backend(backend), candidates.boxes, candidates.scores
+    rules = Rules.of(options, len(boxes), single=candidates.single, variances=candidates.has_variances)
     labels = candidates.taking_part(options.score_threshold, options.max_nms, agnostic=options.agnostic)
-    pool = (candidates.scores, labels, candidates.variances)
-    alive = rules._replace(vote=rules.vote and options.vote_pool == "alive")
-    index, scores, boxes, variances = solver.suppress(candidates.boxes, rank, *pool, alive)
+    votes = candidates.votes(options.weight, fused=rules.fused) if rules.vote else (candidates.variances,) * 2
+    now = rules._replace(vote=rules.vote and options.vote_pool == "alive")
+    index, kept_scores, kept_boxes, variances = solver.suppress(boxes, rank, scores, labels, votes, now)
+    if not rules.vote:
+        kept_boxes, variances = boxes[index], candidates.variances[index]
+    elif not now.vote:
+        kept_boxes, variances = solver.vote(boxes, labels, votes, index, rules)
     if options.guided:
-        best = np.argsort(-scores, kind="stable")[: options.max_det]
-        index, scores, boxes, variances = index[best], scores[best], boxes[best], variances[best]
-    if rules.vote and not alive.vote:
-        boxes, variances = solver.vote(candidates.boxes, *pool, index, rules)
-    return index, scores, boxes, variances
+        best = np.argsort(-kept_scores, kind="stable")[: options.max_det]
+        index, kept_scores, kept_boxes, variances = index[best], kept_scores[best], kept_boxes[best], variances[best]
+    return index, kept_scores, kept_boxes, variances
 
 
 def _as_given(

@@ -7,71 +7,68 @@ functions take and return the arrays that `kernels` documents.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yolo_uncert.ops.backend import Floats, Ints
-from yolo_uncert.ops.options import HARD, LEAST_VARIANCE, SOFT, WEIGHTS, Rules
+from yolo_uncert.ops.backend import Floats, Ints, Votes
+from yolo_uncert.ops.options import HARD, SOFT, Rules
 from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou
 
 _QUARTER = math.pi / 2
 
 
 class _Pool(NamedTuple):
-    """Candidates as tensors."""
+    """Candidates as tensors: boxes, factors of their votes, terms of the merged variance."""
 
     boxes: Tensor
-    scores: Tensor
-    variances: Tensor
+    factors: Tensor
+    terms: Tensor
 
     @classmethod
-    def of(cls, *arrays: Floats) -> _Pool:
-        return cls(*map(torch.tensor, arrays))
+    def of(cls, boxes: Floats, votes: Votes) -> _Pool:
+        return cls(torch.tensor(boxes), *map(torch.tensor, votes))
 
 
 def suppress(
-    boxes: Floats, rank: Floats, scores: Floats, labels: Ints, variances: Floats, rules: Rules
+    boxes: Floats, rank: Floats, scores: Floats, labels: Ints, votes: Votes, rules: Rules
 ) -> tuple[Ints, Floats, Floats, Floats]:
     """Pick candidates by falling rank until none is left; see `kernels.suppress`."""
-    pool, groups = _Pool.of(boxes, scores, variances), _groups(labels)
+    pool, groups = _Pool.of(boxes, votes), _groups(labels)
     current = torch.tensor(np.where(labels >= 0, rank, -np.inf))
     index: list[int] = []
-    kept: list[tuple[Tensor, ...]] = []
+    kept_scores: list[float] = []
+    voted: list[tuple[Tensor, Tensor]] = []
     while len(index) < rules.limit and groups:
         i = int(current.argmax())  # of equal ones, the first
-        if current[i] == -math.inf:
+        score = float(current[i])
+        if score == -math.inf:
             break
         members = groups[int(labels[i])]
         iou = _overlap(pool.boxes, i, members, rules.single)
-        box, variance = _vote(pool, i, members, iou, rules) if rules.vote else _stay(pool, i)
-        index.append(i)
-        score = current[i].clone()
+        if rules.vote:
+            voted.append(_vote(pool, i, members, iou, rules))
         decayed, alive = _decay(current[members], iou, rules)
         alive &= members != i
         if rules.method == HARD:
-            score = pool.scores[members[~alive]].max()
+            score = float(scores[members[~alive].numpy()].max())
         current[members] = torch.where(alive, decayed, -math.inf)
         groups[int(labels[i])] = members[alive]
-        kept.append((score, box, variance))
-    return np.array(index, np.int64), *_stack(kept, (), boxes.shape[1:], variances.shape[1:])
+        index.append(i)
+        kept_scores.append(score)
+    return np.array(index, np.int64), np.array(kept_scores, np.float64), *_stack(voted, pool)
 
 
-def vote(
-    boxes: Floats, scores: Floats, labels: Ints, variances: Floats, kept: Ints, rules: Rules
-) -> tuple[Floats, Floats]:
+def vote(boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) -> tuple[Floats, Floats]:
     """Let all candidates of the class vote for given boxes; see `kernels.vote`."""
-    pool, groups = _Pool.of(boxes, scores, variances), _groups(labels)
+    pool, groups = _Pool.of(boxes, votes), _groups(labels)
     voted = []
     for i in kept.tolist():
-        members = groups.get(int(labels[i]))
-        if members is None:
-            voted.append(_stay(pool, i))
-        else:
-            voted.append(_vote(pool, i, members, _overlap(pool.boxes, i, members, rules.single), rules))
-    return _stack(voted, boxes.shape[1:], variances.shape[1:])
+        members = groups[int(labels[i])]
+        voted.append(_vote(pool, i, members, _overlap(pool.boxes, i, members, rules.single), rules))
+    return _stack(voted, pool)
 
 
 def _groups(labels: Ints) -> dict[int, Tensor]:
@@ -79,15 +76,12 @@ def _groups(labels: Ints) -> dict[int, Tensor]:
     return {int(label): torch.from_numpy(np.flatnonzero(labels == label)) for label in np.unique(labels[labels >= 0])}
 
 
-def _stay(pool: _Pool, i: int) -> tuple[Tensor, Tensor]:
-    return pool.boxes[i], pool.variances[i] if len(pool.variances) else pool.variances.new_empty(0)
-
-
-def _stack(rows: list[Any], *shapes: tuple[int, ...]) -> Any:
-    """Columns of a list of rows as arrays, also when there are no rows."""
-    if not rows:
-        return tuple(np.empty((0, *shape)) for shape in shapes)
-    return tuple(torch.stack(column).numpy() for column in zip(*rows, strict=True))
+def _stack(voted: list[tuple[Tensor, Tensor]], pool: _Pool) -> tuple[Floats, Floats]:
+    """Boxes and variances as arrays, also when there are none."""
+    if not voted:
+        return np.empty((0, pool.boxes.shape[1])), np.empty((0, pool.terms.shape[1]))
+    boxes, variances = (torch.stack(column).numpy() for column in zip(*voted, strict=True))
+    return boxes, variances
 
 
 def _overlap(boxes: Tensor, i: int, members: Tensor, single: bool) -> Tensor:
@@ -124,24 +118,18 @@ def _vote(pool: _Pool, i: int, members: Tensor, iou: Tensor, rules: Rules) -> tu
     votes = (iou > rules.vote_iou) | (members == i)
     members, closeness = members[votes], torch.exp(-((1 - iou[votes]) ** 2) / rules.vote_sigma)[:, None]
     offsets, turns = _offsets(pool.boxes[members], pool.boxes[i])
-    variances = _aligned(pool.variances[members], turns) if len(pool.variances) else torch.ones_like(offsets)
-    precision = closeness / variances.clamp(min=LEAST_VARIANCE)
-    weights = closeness if rules.weight == WEIGHTS["score"] else precision
-    if rules.weight != WEIGHTS["variance"]:
-        weights = weights * pool.scores[members][:, None]
-    # An unknown angle has an infinite variance, and no weight by any rule.
-    known = torch.isfinite(variances)
-    weights = weights.expand_as(offsets).where(known, 0.0)
+    weights = closeness * _aligned(pool.factors[members], turns)
     total = weights.sum(0)
-    voted = total > 0
-    weights = weights / total.where(voted, 1.0)
-    move = (weights * offsets).sum(0)
+    # A coordinate without votes, an unknown angle, stays as it is.
+    move = torch.where(total > 0, (weights * offsets).sum(0) / total, 0.0)
     box = _moved(pool.boxes[i], move)
-    if not len(pool.variances):
+    if not pool.terms.shape[1]:
         return box, box.new_empty(0)
-    spread = ((weights * offsets**2).sum(0) - move**2).clamp(min=0)
-    merged = 1 / precision.sum(0) if rules.fused else (weights * variances.where(known, 0.0)).sum(0) + spread
-    return box, merged.where(voted, pool.variances[i])
+    terms = _aligned(pool.terms[members], turns)
+    if rules.fused:
+        return box, torch.where(total > 0, 1 / (closeness * terms).sum(0), math.inf)
+    spread = ((weights * offsets**2).sum(0) / total - move**2).clamp(min=0)
+    return box, torch.where(total > 0, (weights * terms).sum(0) / total + spread, math.inf)
 
 
 def _offsets(boxes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,10 +146,10 @@ def _offsets(boxes: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat((along - grow, along + grow, (angle - turns * _QUARTER)[:, None]), 1), turns.long()
 
 
-def _aligned(variances: Tensor, turns: Tensor) -> Tensor:
-    """Variances ``Tensor[M, S]`` of l, t, r, b (and angle) after quarter turns of the representation."""
-    sides = (torch.arange(4) - turns[:, None]) % 4
-    return torch.cat((variances[:, :4].gather(1, sides), variances[:, 4:]), 1)
+def _aligned(sides: Tensor, turns: Tensor) -> Tensor:
+    """Values ``Tensor[M, S]`` for l, t, r, b (and angle) after quarter turns of the representation."""
+    source = (torch.arange(4) - turns[:, None]) % 4
+    return torch.cat((sides[:, :4].gather(1, source), sides[:, 4:]), 1)
 
 
 def _moved(box: Tensor, move: Tensor) -> Tensor:

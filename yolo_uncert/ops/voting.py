@@ -34,12 +34,12 @@ def var_vote(
     quarter turn. Turned about its own centre to the angle of the kept box, its edges are parallel to those of it: they
     lie off them by ``u - (w_i - w) / 2`` (left), ``v - (h_i - h) / 2`` (top), ``u + (w_i - w) / 2`` (right) and
     ``v + (h_i - h) / 2`` (bottom), where ``(u, v)`` is the distance of the centres along the axes of the kept box. The
-    angles differ by at most pi / 4. The means of these four offsets and of the angle's difference move the kept box: its
-    edges in its own frame, then its angle about the new centre. With all angles zero this is the horizontal vote.
+    angles differ by at most pi / 4. The means of these four offsets and of the angle's difference move the kept box:
+    its edges in its own frame, then its angle about the new centre. With all angles zero this is the horizontal vote.
 
     Args:
-        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or oriented ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format,
-            pixels and radians.
+        boxes: ``Tensor[N, 4]`` in ``(x1, y1, x2, y2)`` format or oriented ``Tensor[N, 5]`` in ``(x, y, w, h, theta)``
+            format, pixels and radians.
         scores: ``Tensor[N]``, at least 0.
         kept: ``Tensor[K]``, indices of the kept boxes.
         classes: ``Tensor[N]`` of integers; None stands for one class.
@@ -71,9 +71,10 @@ def var_vote(
         raise ValueError(f"kept must hold indices from 0 to {count - 1}; got {index.min()} to {index.max()}")
     rules = Rules.of(settings, count, single=candidates.single, variances=candidates.has_variances)
     labels = candidates.taking_part(0.0, count, agnostic=settings.agnostic)
-    voted, merged = get_backend(backend).vote(
-        candidates.boxes, candidates.scores, labels, candidates.variances, index, rules
-    )
+    if len(index) and labels[index].min() < 0:
+        raise ValueError("kept holds candidates whose box, score or variance is unusable")
+    votes = candidates.votes(settings.weight, fused=rules.fused)
+    voted, merged = get_backend(backend).vote(candidates.boxes, labels, votes, index, rules)
     return restore(voted, boxes), None if variances is None else restore(merged[:, : variances.shape[1]], variances)
 
 
