@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -12,10 +13,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from yolo_uncert.functional.boxes import rotate
-from yolo_uncert.ops import rotated_iou as module
-from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou, rotated_iou
+from yolo_uncert.ops import pairwise_rotated_iou, rotated_iou
 
 QUARTER = math.pi / 2
+module = importlib.import_module("yolo_uncert.ops.rotated_iou")  # the package's name for it is the function's
 
 
 def boxes_of(*rows: tuple[float, ...]) -> Tensor:
@@ -223,6 +224,15 @@ def test_inputs_are_not_mutated_and_the_result_has_no_graph() -> None:
     assert not pairwise_rotated_iou(boxes1, boxes2).requires_grad
     assert torch.equal(boxes1, before[0])
     assert torch.equal(boxes2, before[1])
+
+
+def test_arrays_come_back_as_arrays() -> None:
+    boxes1, boxes2 = random_boxes(20), random_boxes(20)
+    array1, array2 = boxes1.numpy()[::-1], boxes2.numpy().copy()
+    array2.flags.writeable = False
+    iou, pairwise = rotated_iou(array1, array2), pairwise_rotated_iou(array1.astype(np.float32), array2)
+    assert (type(iou), iou.dtype, pairwise.shape) == (np.ndarray, np.float64, (20, 20))
+    np.testing.assert_array_equal(iou, rotated_iou(boxes1.flip(0), boxes2).numpy())
 
 
 def test_empty_inputs() -> None:

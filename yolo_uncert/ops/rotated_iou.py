@@ -15,8 +15,13 @@ Shape shorthand: K pairs, 4 edges per box.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from yolo_uncert.ops.candidates import Array
 
 _PAIRS_PER_CHUNK = 1 << 12
 """Pairs clipped at once: about 1 KiB of temporaries each, which keeps a chunk in the cache of a CPU."""
@@ -24,15 +29,14 @@ _TESTS_PER_CHUNK = 1 << 20
 """Pairs of the pairwise form that are tested for distance at once: about 32 bytes of temporaries each."""
 
 
-@torch.no_grad()
-def rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def rotated_iou(boxes1: Array, boxes2: Array) -> Array:
     """Intersection over union of oriented boxes, element by element.
 
     No gradient flows through it; a loss takes a Gaussian distance or probIoU instead.
 
     Args:
-        boxes1: ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in radians. A box
-            with a side of zero or less overlaps nothing.
+        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in
+            radians. A box with a side of zero or less overlaps nothing.
         boxes2: ``Tensor[N, 5]``, same format and unit.
 
     Returns:
@@ -43,22 +47,19 @@ def rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """
     if boxes1.ndim != 2 or boxes1.shape[1] != 5 or boxes1.shape != boxes2.shape:
         raise ValueError(f"boxes must both be [N, 5]; got {list(boxes1.shape)} and {list(boxes2.shape)}")
-    iou = boxes1.new_empty(len(boxes1), dtype=_result_dtype(boxes1, boxes2))
-    for start in range(0, len(boxes1), _PAIRS_PER_CHUNK):
-        chunk = slice(start, start + _PAIRS_PER_CHUNK)
-        iou[chunk] = _iou(_widen(boxes1[chunk]), _widen(boxes2[chunk]))
-    return iou
+    if isinstance(boxes1, np.ndarray):
+        return _elementwise(_tensor(boxes1), _tensor(boxes2)).numpy()
+    return _elementwise(boxes1, boxes2)
 
 
-@torch.no_grad()
-def pairwise_rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+def pairwise_rotated_iou(boxes1: Array, boxes2: Array) -> Array:
     """Intersection over union of every oriented box of one set with every one of another.
 
     Only pairs whose circumscribed circles meet are clipped, in chunks of bounded memory. No gradient flows through it.
 
     Args:
-        boxes1: ``Tensor[N, 5]`` in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in radians. A box
-            with a side of zero or less overlaps nothing.
+        boxes1: ``Tensor[N, 5]`` or array in ``(x, y, w, h, theta)`` format, finite, one unit (pixels), angle in
+            radians. A box with a side of zero or less overlaps nothing.
         boxes2: ``Tensor[M, 5]``, same format and unit.
 
     Returns:
@@ -70,12 +71,33 @@ def pairwise_rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     for boxes in (boxes1, boxes2):
         if boxes.ndim != 2 or boxes.shape[1] != 5:
             raise ValueError(f"boxes must be [N, 5]; got {list(boxes.shape)}")
+    if isinstance(boxes1, np.ndarray):
+        return _pairwise(_tensor(boxes1), _tensor(boxes2)).numpy()
+    return _pairwise(boxes1, boxes2)
+
+
+def _tensor(boxes: Any) -> Tensor:
+    # A copy: torch takes neither read-only arrays nor negative strides.
+    return torch.from_numpy(np.array(boxes))
+
+
+@torch.no_grad()
+def _elementwise(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    iou = boxes1.new_empty(len(boxes1), dtype=_result_dtype(boxes1, boxes2))
+    for start in range(0, len(boxes1), _PAIRS_PER_CHUNK):
+        chunk = slice(start, start + _PAIRS_PER_CHUNK)
+        iou[chunk] = _iou(_widen(boxes1[chunk]), _widen(boxes2[chunk]))
+    return iou
+
+
+@torch.no_grad()
+def _pairwise(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     iou = boxes1.new_zeros((len(boxes1), len(boxes2)), dtype=_result_dtype(boxes1, boxes2))
     rows_per_chunk = max(1, _TESTS_PER_CHUNK // max(1, len(boxes2)))
     for start in range(0, len(boxes1), rows_per_chunk):
         rows, columns = _circles_meet(boxes1[start : start + rows_per_chunk], boxes2).nonzero(as_tuple=True)
         rows = rows + start
-        iou[rows, columns] = rotated_iou(boxes1[rows], boxes2[columns]).to(iou.dtype)
+        iou[rows, columns] = _elementwise(boxes1[rows], boxes2[columns]).to(iou.dtype)
     return iou
 
 

@@ -1,0 +1,224 @@
+"""Candidates as the backends take them, and results as the caller gave the candidates: arrays or tensors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from yolo_uncert.ops.backend import Floats, Ints
+
+LOGGER = logging.getLogger("yolo_uncert.ops")
+Array = TypeVar("Array", NDArray[Any], Tensor)
+
+_LEAST_VARIANCE = 1e-12
+"""Variances below this one weigh as much as this one, so that a variance of zero does not divide by zero."""
+_LEAST_SCORE = 1e-100
+"""Scores below this one weigh as much as this one, so that votes always have a mean."""
+_MOST_LABELS = 1 << 12
+"""Classes above this one are renumbered, so that a table of all classes stays small."""
+
+
+@dataclass(frozen=True)
+class Kept(Generic[Array]):
+    """What suppression leaves of one image, by falling score; arrays or tensors like the boxes that went in.
+
+    Attributes:
+        index: ``Tensor[K]``, int64, positions among the candidates; picks other inputs, such as ``classes[index]``.
+        scores: ``Tensor[K]`` after decay.
+        boxes: ``Tensor[K, 4]`` xyxy or ``Tensor[K, 5]`` xywhr, voted if voting is on.
+        variances: ``Tensor[K, 4]`` or ``Tensor[K, 5]`` of the boxes (squared pixels, squared radians), merged if voting
+            is on; None if the candidates have none.
+    """
+
+    index: Array
+    scores: Array
+    boxes: Array
+    variances: Array | None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Checked candidates of one image in float64, without those that hold numbers that cannot be used.
+
+    Attributes:
+        boxes: ``[N, 4]`` xyxy or ``[N, 5]`` xywhr.
+        scores: ``[N]``.
+        labels: ``[N]``, small non-negative numbers that stand for the classes.
+        variances: ``[N, 4]`` or ``[N, 5]`` as the boxes, or ``[N, 0]``. An infinite angle variance is an unknown one.
+        usable: ``[N]``, false for rejected candidates.
+        single: The boxes come in float32 or less.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+    variances: Floats
+    usable: NDArray[np.bool_]
+    single: bool
+
+    @classmethod
+    def of(cls, boxes: Array, scores: Array, classes: Array | None, variances: Array | None) -> Candidates:
+        """Check and convert candidates; a warning counts those that are not finite.
+
+        Raises:
+            TypeError: If the boxes are neither an array nor a tensor.
+            ValueError: If the shapes do not fit.
+        """
+        if not isinstance(boxes, (np.ndarray, Tensor)):
+            raise TypeError(f"boxes must be a numpy array or a torch tensor, not {type(boxes).__name__}")
+        sides = boxes.shape[1] if boxes.ndim == 2 else 0
+        if sides not in (4, 5):
+            raise ValueError(f"boxes must be [N, 4] (xyxy) or [N, 5] (xywhr); got {list(boxes.shape)}")
+        box = floats(boxes)
+        score = column("scores", scores, len(box))
+        variance = _variances(variances, len(box), sides)
+        return cls(
+            boxes=box,
+            scores=score,
+            labels=np.zeros(len(box), np.int64) if classes is None else label("classes", classes, len(box)),
+            variances=variance,
+            usable=_usable(box, score, variance),
+            single=_is_single(boxes),
+        )
+
+    @property
+    def has_variances(self) -> bool:
+        """Whether the candidates carry variances."""
+        return self.variances.shape[1] > 0
+
+    def taking_part(self, threshold: float, most: int, *, agnostic: bool = False) -> Ints:
+        """``[N]``: the labels of the candidates that take part, -1 for the others.
+
+        Args:
+            threshold: Smallest score that takes part.
+            most: Number of candidates, by falling score and then rising index, that take part.
+            agnostic: All take part under one label.
+        """
+        mask = self.usable & (self.scores >= threshold)
+        if len(mask) > most and (surplus := int(mask.sum()) - most) > 0:
+            last = np.partition(self.scores[mask], surplus)[surplus]
+            equal = np.flatnonzero(mask & (self.scores == last))
+            mask &= self.scores > last
+            mask[equal[: most - int(mask.sum())]] = True
+        return np.where(mask, 0 if agnostic else self.labels, -1)
+
+    def votes(self, weight: str, *, fused: bool) -> tuple[Floats, Floats]:
+        """What each side of each candidate adds to a vote: its factor, and its term in the merged variance.
+
+        Args:
+            weight: ``variance``, ``score`` or ``both``; without variances the factor is the score.
+            fused: The terms are precisions, else variances.
+
+        Returns:
+            Factors and terms, ``[N, 4]`` or ``[N, 5]``, zero where the variance is infinite; terms ``[N, 0]`` where
+            there are no variances.
+        """
+        scores = np.where(self.usable, np.maximum(self.scores, _LEAST_SCORE), 0.0)[:, None]
+        if not self.has_variances:
+            return np.repeat(scores, self.boxes.shape[1], axis=1), self.variances
+        precisions, known = 1 / np.maximum(self.variances, _LEAST_VARIANCE), self.variances < np.inf
+        factors = precisions if weight == "variance" else scores * (precisions if weight == "both" else known)
+        terms = precisions if fused else np.where(known, self.variances, 0.0)
+        return floats(factors), floats(terms)
+
+
+def floats(values: Any) -> Floats:
+    """Convert an array or a tensor on any device to a contiguous float64 array that must not be written to."""
+    return _convert(values, torch.float64, np.float64)
+
+
+def integers(values: Any) -> Ints:
+    """Convert an array or a tensor on any device to a contiguous int64 array that must not be written to."""
+    return _convert(values, torch.int64, np.int64)
+
+
+def column(name: str, values: Any, count: int) -> Floats:
+    """Convert one number per candidate.
+
+    Raises:
+        ValueError: If the shape is not ``[count]``.
+    """
+    _check_count(name, values, count)
+    return floats(values)
+
+
+def label(name: str, classes: Any, count: int) -> Ints:
+    """Number classes (or images) from zero, such that equal classes and only those have equal numbers.
+
+    Raises:
+        ValueError: If the shape is not ``[count]``.
+    """
+    _check_count(name, classes, count)
+    labels = integers(classes)
+    if count and (labels.min() < 0 or labels.max() >= _MOST_LABELS):
+        return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return labels
+
+
+def restore(values: NDArray[Any], like: Array) -> Array:
+    """Give a result the type, device and floating dtype of an input; results for integers are float64."""
+    if isinstance(like, Tensor):
+        return torch.from_numpy(values).to(like.device, like.dtype if like.is_floating_point() else torch.float64)
+    return values.astype(like.dtype if like.dtype.kind == "f" else np.float64, copy=False)
+
+
+def restore_index(index: Ints, like: Array) -> Array:
+    """Give an int64 result the type and device of an input."""
+    return torch.from_numpy(index).to(like.device) if isinstance(like, Tensor) else index
+
+
+def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu", tensor_dtype).numpy()
+    return np.require(values, dtype, ["C", "A"])
+
+
+def _is_single(boxes: NDArray[Any] | Tensor) -> bool:
+    if isinstance(boxes, Tensor):
+        return boxes.is_floating_point() and boxes.dtype != torch.float64
+    return boxes.dtype.kind == "f" and boxes.dtype.itemsize < 8
+
+
+def _check_count(name: str, values: Any, count: int) -> None:
+    if tuple(values.shape) != (count,):
+        raise ValueError(f"{name} must be [{count}], one per box; got {list(values.shape)}")
+
+
+def _variances(variances: Any, count: int, sides: int) -> Floats:
+    if variances is None:
+        return np.empty((count, 0))
+    shape = tuple(variances.shape)
+    if shape not in {(count, 4), (count, sides)}:
+        allowed = f"[{count}, 4]" + (f" or [{count}, 5]" if sides == 5 else "")
+        raise ValueError(f"variances must be {allowed}, one per side of a box; got {list(shape)}")
+    values = floats(variances)
+    return values if shape[1] == sides else np.column_stack((values, np.full(count, np.inf)))
+
+
+def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool_]:
+    """``[N]``: whether all numbers of a candidate are finite and no variance is negative."""
+    # The infinite angle variances that stand for unknown ones are no broken numbers.
+    known = variances[:, :4] if variances.shape[1] == 5 and np.isposinf(variances[:, 4]).all() else variances
+    if not (_fine(boxes) and _fine(scores) and _fine(known) and (known >= 0).all()):
+        usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+        usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
+        LOGGER.warning(
+            "rejected %d of %d candidates: box, score or variance is not finite, or a variance is negative",
+            len(usable) - int(usable.sum()),
+            len(usable),
+        )
+        return usable
+    return np.ones(len(boxes), np.bool_)
+
+
+def _fine(values: Floats) -> bool:
+    return bool(np.isfinite(values).all())

@@ -1,0 +1,149 @@
+"""Options of suppression and voting, and the plain numbers that the kernels take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+METHODS = {"hard": 0, "soft": 1, "soft-linear": 2, "iou-guided": 0}
+"""Suppression by name, and the rule that its inner loop follows: remove, decay by a Gaussian, decay linearly."""
+HARD, SOFT, LINEAR = 0, 1, 2
+
+
+def choose(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise ValueError, with the nearest allowed value, unless the value is among the known ones."""
+    known = tuple(known)
+    if value not in known:
+        match = get_close_matches(str(value), known, n=1)
+        hint = f" (did you mean {match[0]!r}?)" if match else ""
+        raise ValueError(f"{name} is {value!r}{hint}. Allowed: {', '.join(known)}")
+
+
+def _option(
+    default: Any, doc: str, *, choices: Iterable[str] = (), low: float | None = None, high: float | None = None
+) -> Any:
+    return field(default=default, metadata={"doc": doc, "choices": tuple(choices), "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """How duplicates are suppressed and how the kept boxes are refined.
+
+    Candidates are picked by falling score; each pick acts on the candidates of its class with an overlap ``IoU``:
+
+    - ``hard``: those with ``IoU > iou_threshold`` are removed.
+    - ``soft``: scores decay by ``exp(-IoU^2 / sigma)`` (Bodla et al., ICCV 2017, arXiv 1704.04503, eq. 3).
+    - ``soft-linear``: scores with ``IoU > iou_threshold`` decay by ``1 - IoU`` (eq. 2 of the same).
+    - ``iou-guided``: candidates are picked by falling predicted IoU, those with ``IoU > iou_threshold`` are removed,
+      and the pick takes the best score among them and its own (Jiang et al., ECCV 2018, arXiv 1807.11590, algorithm 1).
+
+    ``vote="var"`` moves every coordinate of a pick to ``sum p_i f_i x_i / sum p_i f_i`` over the pool, with
+    ``p_i = exp(-(1 - IoU_i)^2 / vote_sigma)`` and ``f_i`` by ``vote_weight``: ``1 / var_i``, ``score_i`` (as given,
+    before any decay), or their product (He et al., CVPR 2019, arXiv 1809.08545, algorithm 1). ``vote="bayes"`` fuses
+    the cluster, all with ``IoU > iou_threshold``, by the product of their Gaussians: ``p_i = 1``, ``f_i = 1 / var_i``
+    and merge ``fused`` (BayesOD, Harakeh et al., ICRA 2020, arXiv 1903.03838, without its priors).
+
+    The merged variance is that of the mixture of votes, ``sum w_i (var_i + (x_i - x)^2)`` with ``w_i`` the normalised
+    weights (``total``), or ``1 / sum(p_i / var_i)`` (``fused``), which takes the votes for independent.
+
+    Raises:
+        ValueError: If an option has the wrong type, is no allowed value or lies outside its range.
+    """
+
+    method: str = _option("soft", "How an overlap with a pick lowers the score.", choices=METHODS)
+    sigma: float = _option(0.5, "Width of the Gaussian decay.", low=1e-6)
+    iou_threshold: float = _option(0.7, "Overlap above which the other methods act.", low=0.0, high=1.0)
+    score_threshold: float = _option(0.001, "Candidates below this score, decayed or not, are dropped.", low=0.0)
+    max_det: int = _option(300, "Most boxes kept per image.", low=1)
+    max_nms: int = _option(30000, "Candidates with the highest scores that take part, per image.", low=1)
+    agnostic: bool = _option(False, "Boxes of different classes suppress and vote for each other.")
+    vote: str = _option("off", "Refinement of the kept boxes.", choices=("off", "var", "bayes"))
+    vote_sigma: float = _option(0.02, "Width sigma_t of the votes' closeness.", low=1e-9)
+    vote_iou: float = _option(0.0, "Only candidates with a larger overlap vote.", low=0.0, high=1.0)
+    vote_pool: str = _option(
+        "alive",
+        "Who votes: candidates neither picked nor dropped yet, or all of the class.",
+        choices=("alive", "all"),
+    )
+    vote_weight: str = _option(
+        "variance", "Weight of a vote; without variances it is the score.", choices=("variance", "score", "both")
+    )
+    merge: str = _option("total", "Variance of a voted box.", choices=("total", "fused"))
+
+    def __post_init__(self) -> None:
+        """Check every option against its type, its choices and its range."""
+        for spec in fields(self):
+            _check(spec.name, getattr(self, spec.name), type(spec.default), spec.metadata)
+
+    @property
+    def guided(self) -> bool:
+        """Whether candidates are picked by their predicted IoU."""
+        return self.method == "iou-guided"
+
+    @property
+    def weight(self) -> str:
+        """What a vote is weighted by: a product of Gaussians leaves no choice."""
+        return "variance" if self.vote == "bayes" else self.vote_weight
+
+
+class Rules(NamedTuple):
+    """What the kernels take: the options as numbers, with the cases of the options already resolved."""
+
+    method: int
+    iou: float
+    sigma: float
+    floor: float
+    limit: int
+    single: bool
+    vote: bool
+    vote_sigma: float
+    vote_iou: float
+    fused: bool
+
+    @classmethod
+    def of(cls, options: Suppression, count: int, *, single: bool, variances: bool) -> Rules:
+        """Translate options for one image.
+
+        Args:
+            options: What the user chose.
+            count: Number of candidates.
+            single: The overlap of horizontal boxes is computed in float32, as torchvision does for float32 boxes.
+            variances: The candidates carry variances.
+
+        Raises:
+            ValueError: If the options need variances and there are none.
+        """
+        bayes = options.vote == "bayes"
+        if bayes and not variances:
+            raise ValueError("vote='bayes' multiplies Gaussians and needs variances; without them use vote='var'")
+        return cls(
+            method=METHODS[options.method],
+            iou=float(options.iou_threshold),
+            sigma=float(options.sigma),
+            floor=float(options.score_threshold),
+            # The best scores of the clusters are known only when all clusters are.
+            limit=count if options.guided else min(count, options.max_det),
+            single=single,
+            vote=options.vote != "off",
+            vote_sigma=math.inf if bayes else float(options.vote_sigma),
+            vote_iou=float(max(options.vote_iou, options.iou_threshold) if bayes else options.vote_iou),
+            fused=bayes or options.merge == "fused",
+        )
+
+
+def _check(name: str, value: Any, kind: type, limits: Any) -> None:
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name} must be {kind.__name__}, not {value!r} ({type(value).__name__})")
+    if limits["choices"]:
+        choose(name, value, limits["choices"])
+    low, high = limits["low"], limits["high"]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, not {value}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be at least {low}, not {value}")
+    if high is not None and value > high:
+        raise ValueError(f"{name} must be at most {high}, not {value}")
