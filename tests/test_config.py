@@ -16,12 +16,11 @@ from yolo_uncert.config import (
     OptionError,
     QFLOptions,
     QualityOptions,
-    RunOptions,
     describe,
     parse_options,
-    run_option_names,
     suggest,
 )
+from yolo_uncert.run_options import RunOptions, run_option_names
 
 BRANCH_OPTIONS = (GaussianOptions, DFLOptions, QualityOptions, QFLOptions, IoUAwareOptions, KLDOptions)
 WHERE = "my.yaml: uncertainty.gaussian"

@@ -6,9 +6,10 @@ import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.cli import parse
-from yolo_uncert.config import OptionError, RunOptions, describe
+from yolo_uncert.config import OptionError, describe
 from yolo_uncert.help import MODES, WIDTH, mode_help, overview
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.run_options import RunOptions
 
 
 def options_of(text):

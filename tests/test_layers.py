@@ -14,6 +14,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("functional",),
     ("ops",),
     ("paths", "schema", "config", "data", "synthetic"),
+    ("run_options",),
     ("losses",),  # knows predictions, not heads
     ("nn",),  # the branches of a head bring their loss terms
     ("engine",),

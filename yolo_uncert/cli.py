@@ -13,11 +13,12 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
 from ultralytics.utils.checks import check_yaml
 
 from yolo_uncert import __version__
-from yolo_uncert.config import OptionError, RunOptions, suggest
+from yolo_uncert.config import OptionError, suggest
 from yolo_uncert.demo import demo
 from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.paths import list_assets
+from yolo_uncert.run_options import RunOptions
 
 USAGE_ERROR, FAILURE = 2, 1
 """Exit codes: the command was wrong, or what it asked for failed."""

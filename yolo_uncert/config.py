@@ -129,26 +129,6 @@ class ModelOptions:
     end2end: bool = option(None, "Build a one-to-one head beside the one-to-many head.")
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options that yolo_uncert adds to those of Ultralytics."""
-
-    sigma_source: str | None = option(
-        None,
-        "Where std comes from; unset: gaussian if the model has it, else dfl.",
-        choices=("gaussian", "dfl", "none"),
-    )
-    iou_alpha: float = option(
-        0.5,
-        "Score = class^alpha * IoU^(1 - alpha) for a model with an IoU-aware branch; 1: class only.",
-        low=0.0,
-        high=1.0,
-    )
-    quality_fusion: bool = option(True, "Multiply the class score by the GFLv2 quality, if the model has it.")
-    retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
-    data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
-
-
 def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
     """Build an options dataclass from user input, or say precisely what is wrong with it.
 
@@ -180,11 +160,6 @@ def suggest(name: object, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or nothing."""
     match = get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def run_option_names() -> tuple[str, ...]:
-    """Return the names of the run options that Ultralytics does not know."""
-    return tuple(f.name for f in fields(RunOptions))
 
 
 def describe(cls: type) -> list[tuple[str, str, str]]:

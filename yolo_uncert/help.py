@@ -8,8 +8,9 @@ from textwrap import fill
 
 from ultralytics.utils import DEFAULT_CFG_PATH
 
-from yolo_uncert.config import OptionError, RunOptions, describe, suggest
+from yolo_uncert.config import OptionError, describe, suggest
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.run_options import RunOptions
 
 WIDTH = 100
 
@@ -35,7 +36,22 @@ class Mode:
     own: Mapping[str, str] = field(default_factory=dict)
 
 
-_SIGMA = ("sigma_source", "iou_alpha", "quality_fusion")
+_SIGMA = (
+    "sigma_source",
+    "iou_alpha",
+    "score_fusion",
+    "suppress",
+    "soft_sigma",
+    "var_vote",
+    "vote_sigma",
+    "vote_iou",
+    "vote_pool",
+    "vote_weight",
+    "vote_merge",
+    "max_nms",
+    "multi_label",
+    "suppress_backend",
+)
 _TRAIN = ("Train", "Val", "Hyperparameters")
 _RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "verbose", "compile")
 _PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms")

@@ -12,7 +12,7 @@ import ultralytics
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
-from yolo_uncert.config import OptionError, RunOptions
+from yolo_uncert.config import OptionError
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.options import check_options, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
@@ -23,6 +23,7 @@ from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
+from yolo_uncert.run_options import RunOptions
 
 ENGINE = {
     "detect": {

@@ -8,7 +8,7 @@ from ultralytics.cfg import get_cfg, merge_equals_args, parse_key_value_pair
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, DEFAULT_CFG_PATH, ROOT, SETTINGS
 
 from yolo_uncert import YOLO
-from yolo_uncert.config import run_option_names
+from yolo_uncert.run_options import run_option_names
 
 pytestmark = pytest.mark.seam("engine/options.py")
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 from ultralytics.cfg import get_cfg
 
-from yolo_uncert.config import OptionError, RunOptions
+from yolo_uncert.config import OptionError
 from yolo_uncert.engine.options import check_options, put_options, split_options
+from yolo_uncert.run_options import RunOptions
 
 
 def test_split_separates_and_copies():
@@ -33,9 +35,7 @@ def test_split_reads_ultralytics_own_namespace():
 def test_put_fills_in_the_defaults():
     args = SimpleNamespace(conf=0.3)
     put_options(args, {"iou_alpha": 1}, "val")
-    assert args == SimpleNamespace(
-        conf=0.3, sigma_source=None, iou_alpha=1, quality_fusion=True, retrofit=False, data_root=None
-    )
+    assert vars(args) == {"conf": 0.3, **asdict(RunOptions()), "iou_alpha": 1}
 
 
 def test_put_keeps_what_a_checkpoint_brought_unless_it_is_given_anew():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -12,10 +13,12 @@ from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.nms import non_max_suppression
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.engine import postprocess as module
-from yolo_uncert.engine.postprocess import letterbox_gain, pick_source, postprocess, scale_fields
+from yolo_uncert.engine import candidates as module
+from yolo_uncert.engine.candidates import pick_source
+from yolo_uncert.engine.postprocess import letterbox_gain, postprocess, scale_fields
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.nn.models import MODELS
+from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 
 FAR = [100.0, 100.0, 10.0, 10.0]
@@ -24,8 +27,7 @@ NEAR = [50.0, 50.0, 20.0, 20.0]
 
 def options(**given):
     defaults = {"conf": 0.01, "iou": 0.5, "max_det": 300, "agnostic_nms": False, "classes": None}
-    ours = {"sigma_source": None, "iou_alpha": 0.5, "quality_fusion": True}
-    return SimpleNamespace(**{**defaults, **ours, **given})
+    return SimpleNamespace(**{**defaults, **asdict(RunOptions()), **given})
 
 
 def anchors(*rows):
@@ -70,8 +72,9 @@ def test_extra_channels_are_no_angle(names):
     schema = Schema.of("obb", 3, names)
     y = random_output(schema)
     stock = torch.cat((y[:, :7], y[:, -1:]), 1)
-    expected = non_max_suppression(stock, 0.6, 0.5, nc=3, rotated=True)
-    for d, rows in zip(postprocess(y, schema, options(conf=0.6)), expected, strict=True):
+    # Nothing overlaps by more than 1: Ultralytics suppresses oriented boxes by probIoU, we by their exact overlap.
+    expected = non_max_suppression(stock, 0.6, 1.0, nc=3, rotated=True)
+    for d, rows in zip(postprocess(y, schema, options(conf=0.6, iou=1.0)), expected, strict=True):
         assert len(rows)
         assert_close(d.boxes, rows[:, [0, 1, 2, 3, 6]], rtol=0, atol=0)
         assert_close(d.conf, rows[:, 4], rtol=0, atol=0)
@@ -85,13 +88,18 @@ def test_stock_model_detects_the_same_with_dfl_moments(task, cls):
     ours = MODELS[task].from_stock(stock, {"dfl": {}})
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = non_max_suppression(stock(images)[0], 0.25, 0.7, nc=2, rotated=task == "obb")
-        found = postprocess(ours(images)[0], ours.model[-1].schema, options(conf=0.25, iou=0.7))
-    for d, rows in zip(found, expected, strict=True):
+        iou = 1.0 if task == "obb" else 0.7  # probIoU is not the exact overlap
+        settings = {"nc": 2, "rotated": task == "obb", "return_idxs": True}
+        expected, anchor = non_max_suppression(stock(images)[0], 0.25, iou, **settings)
+        found = postprocess(ours(images)[0], ours.model[-1].schema, options(conf=0.25, iou=iou))
+    for d, rows, index in zip(found, expected, anchor, strict=True):
         assert len(rows)
-        assert_close(d.boxes[:, :4], rows[:, :4], rtol=0, atol=0)
-        assert_close(d.conf, rows[:, 4], rtol=0, atol=0)
-        assert_close(d.cls, rows[:, 5], rtol=0, atol=0)
+        # equal scores may come in another order
+        mine, theirs = d.index.argsort(), index.view(-1).argsort()
+        assert torch.equal(d.index[mine], index.view(-1)[theirs])
+        assert_close(d.boxes[mine, :4], rows[theirs, :4], rtol=0, atol=0)
+        assert_close(d.conf[mine], rows[theirs, 4], rtol=0, atol=0)
+        assert_close(d.cls[mine], rows[theirs, 5], rtol=0, atol=0)
         assert (d.fields["std"] > 0).all()
 
 
@@ -112,9 +120,9 @@ def test_score_is_fused_with_the_predicted_iou(alpha, score):
     assert_close(found.fields["iou"], torch.tensor([0.25]))
 
 
-@pytest.mark.parametrize(("fusion", "score"), [(True, 0.32), (False, 0.64)])
+@pytest.mark.parametrize(("fusion", "score"), [("quality", 0.32), ("none", 0.64)])
 def test_score_is_multiplied_by_the_quality(fusion, score):
-    found = one(anchors([*NEAR, 0.64, 0.5]), Schema.of("detect", 1, ["quality"]), quality_fusion=fusion)
+    found = one(anchors([*NEAR, 0.64, 0.5]), Schema.of("detect", 1, ["quality"]), score_fusion=fusion)
     assert_close(found.conf, torch.tensor([score]))
     assert_close(found.fields["quality"], torch.tensor([0.5]))
 
@@ -150,7 +158,7 @@ def test_selected_rows_are_limited_after_sorting():
     schema = Schema.of("detect", 2, ["iou_aware"])
     (found,) = postprocess(end2end_rows(), schema, options(max_det=1), end2end=True)
     assert found.boxes[:, 0].tolist() == [1]
-    (found,) = postprocess(end2end_rows(), schema, options(), end2end=True, classes=[0])
+    (found,) = postprocess(end2end_rows(), schema, options(classes=[0]), end2end=True)
     assert found.boxes[:, 0].tolist() == [2, 0]
 
 

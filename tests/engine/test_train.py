@@ -148,7 +148,7 @@ def interrupted(tiny, custom_yaml):
 
     model = YOLO(custom_yaml)
     model.add_callback("on_train_epoch_start", stop)
-    options = {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
+    options = {"iou_alpha": 0.25, "sigma_source": "none", "score_fusion": "none", "retrofit": True}
     options |= {"pretrained": tiny.weights("stock"), "val": False}
     with pytest.raises(KeyboardInterrupt):
         tiny.train(model, "interrupted", epochs=3, optimizer="SGD", lr0=0.01, **options)
@@ -163,8 +163,8 @@ def copied(interrupted, tmp_path):
 
 def check_resumed(trainer, folder):
     assert Path(trainer.save_dir) == folder
-    ours = {name: getattr(trainer.args, name) for name in ("iou_alpha", "sigma_source", "quality_fusion", "retrofit")}
-    assert ours == {"iou_alpha": 0.25, "sigma_source": "none", "quality_fusion": False, "retrofit": True}
+    ours = {name: getattr(trainer.args, name) for name in ("iou_alpha", "sigma_source", "score_fusion", "retrofit")}
+    assert ours == {"iou_alpha": 0.25, "sigma_source": "none", "score_fusion": "none", "retrofit": True}
     assert columns(folder)["epoch"] == [1, 2, 3]
     groups = {g["param_group"]: g for g in trainer.optimizer.param_groups}
     assert groups["branch"]["initial_lr"] == pytest.approx(0.01), "of the last group: iou_aware at the base rate"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
-from yolo_uncert.engine.postprocess import pick_source
+from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.functional.residuals import SigmaSummary, summarise
 from yolo_uncert.schema import Schema
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yolo_uncert.config import OptionError, RunOptions, parse_options, run_option_names
+from yolo_uncert.config import OptionError, parse_options
+from yolo_uncert.run_options import RunOptions, run_option_names
 
 
 def split_options(values: Mapping[str, Any] | SimpleNamespace | None) -> tuple[dict[str, Any], dict[str, Any]]:

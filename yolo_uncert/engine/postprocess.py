@@ -1,4 +1,4 @@
-"""From the head's output to detections: score fusion, suppression and the standard deviations of what is kept.
+"""From the head's output to detections: candidates, suppression, voting, and the standard deviations of what is kept.
 
 One function serves validator, predictor, trackers and exported models.
 """
@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import torch
-from ultralytics.utils import LOGGER
-from ultralytics.utils.nms import non_max_suppression
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.candidates import Candidates, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
-from yolo_uncert.functional.scores import fuse_iou
+from yolo_uncert.ops import Kept, Suppression, suppress
 from yolo_uncert.schema import Schema
-
-NO_TIME_LIMIT = 1e9
-"""Seconds per image: Ultralytics' suppression stops at its time limit and drops the images that are left."""
 
 
 @dataclass
@@ -28,10 +23,10 @@ class Detections:
     """Detections of one image in network-input pixels.
 
     Attributes:
-        boxes: Tensor[N, 4] xyxy, or Tensor[N, 5] xywhr for oriented boxes.
-        conf: Tensor[N] scores after fusion, descending.
+        boxes: Tensor[N, 4] xyxy, or Tensor[N, 5] xywhr for oriented boxes; voted if voting is on.
+        conf: Tensor[N] scores after fusion and decay, descending.
         cls: Tensor[N] class indices.
-        index: Tensor[N] anchor that each detection came from (end-to-end heads: its rank among the selected rows).
+        index: Tensor[N] anchor that each detection came from (end-to-end heads: its row).
         fields: ``std`` Tensor[N, 4 or 5], ``iou`` and ``quality`` Tensor[N], ``sides`` Tensor[N, 7] (oriented: std of
             l, t, r, b and angle, centre offset x, y), each only where the model provides it.
     """
@@ -44,7 +39,7 @@ class Detections:
 
 
 def postprocess(
-    y: torch.Tensor, schema: Schema, args: SimpleNamespace, *, end2end: bool = False, **nms: Any
+    y: torch.Tensor, schema: Schema, args: SimpleNamespace, *, end2end: bool = False, multi_label: bool = False
 ) -> list[Detections]:
     """Turn the head's output into detections.
 
@@ -52,101 +47,93 @@ def postprocess(
         y: Tensor[B, 4 + nc + extra (+ angle), A]; of an end-to-end head Tensor[B, K, 6 + extra (+ angle)].
         schema: Order of the extra channels.
         args: Run options: ``conf``, ``iou``, ``max_det``, ``agnostic_nms``, ``classes`` and ours.
-        end2end: The head has already selected its detections.
-        nms: Further arguments of Ultralytics' ``non_max_suppression``, such as ``multi_label``.
+        end2end: The head has selected its detections itself: they are neither suppressed nor voted.
+        multi_label: Every class above the threshold makes a candidate of an anchor, unless the run option decides.
 
     Returns:
         One Detections per image.
-    """
-    y = (_fuse_end2end if end2end else _fuse)(_without_broken(y, -1 if end2end else 1), schema, args)
-    settings = {"iou_thres": args.iou, "agnostic": args.agnostic_nms, "max_det": args.max_det, **nms}
-    settings |= {"nc": schema.nc, "rotated": schema.task == "obb", "end2end": end2end, "max_time_img": NO_TIME_LIMIT}
-    kept, index = non_max_suppression(y, args.conf, return_idxs=True, **settings)
-    return [_to_detections(x, i.view(-1), schema, args.sigma_source) for x, i in zip(kept, index, strict=True)]
-
-
-def pick_source(names: tuple[str, ...], wanted: str | None) -> str:
-    """Return which field the standard deviations come from: ``gaussian``, ``dfl`` or ``none``.
 
     Raises:
-        OptionError: The model does not have the field asked for.
+        OptionError: An option asks for what this model does not predict.
     """
-    available = [name for name in ("gaussian", "dfl") if name in names]
-    if wanted is None:
-        return available[0] if available else "none"
-    if wanted != "none" and wanted not in available:
-        raise OptionError(
-            f"sigma_source={wanted}: this model has no such branch. It has: {', '.join(available) or 'none'}"
-        )
-    return wanted
+    source = pick_source(schema.names, args.sigma_source)
+    if end2end:
+        return [_describe(found, schema, source) for found in extract_selected(y, schema, args)]
+    options = suppression_of(args, schema)
+    labels = multi_label if args.multi_label is None else args.multi_label
+    found = extract(y, schema, args, multi_label=labels)
+    return [_suppress(candidates, options, schema, source, args.suppress_backend) for candidates in found]
 
 
-def _without_broken(y: torch.Tensor, dim: int) -> torch.Tensor:
-    """Zero the predictions that hold a number that is not finite, with a warning that counts them.
+def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
+    """Translate the run options for `yolo_uncert.ops`.
 
-    This comes before the suppression, because a box with a NaN suppresses any box.
+    Raises:
+        OptionError: ``suppress=iou-guided`` without an IoU-aware branch, ``vote_weight=bayes`` without sigma.
     """
-    broken = ~y.isfinite().all(dim, keepdim=True)
-    if count := int(broken.sum()):
-        LOGGER.warning(f"dropped {count} prediction(s) whose box, score or standard deviation is not finite")
-        return y.masked_fill(broken, 0)
-    return y
+    if args.suppress == "iou-guided" and "iou_aware" not in schema.names:
+        raise OptionError("suppress=iou-guided ranks by the predicted IoU, and this model has no iou_aware branch")
+    bayes = args.vote_weight == "bayes"
+    if args.var_vote and bayes and pick_source(schema.names, args.sigma_source) == "none":
+        raise OptionError("vote_weight=bayes multiplies Gaussians: this model has no sigma, or sigma_source=none")
+    return Suppression(
+        method=args.suppress,
+        sigma=float(args.soft_sigma),
+        iou_threshold=float(args.iou),
+        score_threshold=float(args.conf),
+        max_det=args.max_det,
+        max_nms=args.max_nms,
+        agnostic=bool(args.agnostic_nms),
+        vote=("bayes" if bayes else "var") if args.var_vote else "off",
+        vote_sigma=float(args.vote_sigma),
+        vote_iou=float(args.vote_iou),
+        vote_pool=args.vote_pool,
+        vote_weight="variance" if bayes else args.vote_weight,
+        merge=args.vote_merge,
+    )
 
 
-def _fuse_scores(fields: Mapping[str, torch.Tensor], scores: torch.Tensor, args: SimpleNamespace) -> torch.Tensor:
-    """Return the class scores times quality and fused with the predicted IoU, as far as the model has them."""
-    if "quality" in fields and args.quality_fusion:
-        scores = scores * fields["quality"]
-    if "iou_aware" in fields and args.iou_alpha < 1:
-        scores = fuse_iou(scores, fields["iou_aware"], args.iou_alpha).to(scores.dtype)
-    return scores
+def _suppress(found: Candidates, options: Suppression, schema: Schema, source: str, backend: str) -> Detections:
+    """Suppress the duplicates of one image and let them vote."""
+    voting = options.vote != "off" and source != "none"
+    variances = _sides_std(found, schema, source).square() if voting else None
+    ious = found.fields["iou_aware"][:, 0] if options.guided else None
+    kept: Kept[torch.Tensor] = suppress(
+        found.boxes, found.conf, found.cls, variances, options, ious=ious, backend=backend
+    )
+    chosen = found.take(kept.index)
+    chosen.boxes, chosen.conf = kept.boxes, kept.scores
+    return _describe(chosen, schema, source, kept.variances.sqrt() if kept.variances is not None else None)
 
 
-def _fuse(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> torch.Tensor:
-    """Fuse the class scores of every anchor, Tensor[B, C, A]."""
-    stock = 4 + schema.nc
-    scores = y[:, 4:stock]
-    fused = _fuse_scores(schema.split(y[:, stock:]), scores, args)
-    return y if fused is scores else torch.cat((y[:, :4], fused, y[:, stock:]), 1)
+def _sides_std(found: Candidates, schema: Schema, source: str) -> torch.Tensor:
+    """Return the standard deviations of l, t, r, b and, for oriented boxes where it is known, of the angle."""
+    return found.fields[source][:, : 5 if schema.task == "obb" else 4]
 
 
-def _fuse_end2end(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> torch.Tensor:
-    """Fuse the scores of selected rows Tensor[B, K, C] and sort them anew."""
-    scores = y[..., 4:5]
-    fused = _fuse_scores(schema.split(y[..., 6:], -1), scores, args)
-    if fused is scores:
-        return y
-    order = fused.argsort(dim=1, descending=True, stable=True)
-    return torch.cat((y[..., :4], fused, y[..., 5:]), -1).gather(1, order.expand_as(y))
+def _describe(found: Candidates, schema: Schema, source: str, voted: torch.Tensor | None = None) -> Detections:
+    """Derive the standard deviations of the boxes, from those of their sides after a vote or as predicted."""
+    fields = {}
+    if source != "none":
+        sides = _sides_std(found, schema, source) if voted is None else voted
+        fields["std"] = sides
+        if schema.task == "obb":
+            fields.update(_oriented_std(sides, found.fields[source], found.boxes[:, 4], known=source == "gaussian"))
+    if "iou_aware" in found.fields:
+        fields["iou"] = found.fields["iou_aware"][:, 0]
+    if "quality" in found.fields:
+        fields["quality"] = found.fields["quality"][:, 0]
+    return Detections(found.boxes, found.conf, found.cls, found.index, fields)
 
 
-def _to_detections(x: torch.Tensor, index: torch.Tensor, schema: Schema, sigma_source: str | None) -> Detections:
-    """Split rows (box, score, class, extra, angle) and derive the standard deviations of the box."""
-    fields = schema.split(x[:, 6:])
-    source = pick_source(schema.names, sigma_source)
-    out: dict[str, torch.Tensor] = {}
-    boxes = x[:, :4]
-    if schema.task == "obb":
-        boxes = torch.cat((boxes, x[:, -1:]), 1)
-        if source != "none":
-            out.update(_oriented_std(fields[source], x[:, -1], known=source == "gaussian"))
-    elif source != "none":
-        out["std"] = fields[source]
-    if "iou_aware" in fields:
-        out["iou"] = fields["iou_aware"][:, 0]
-    if "quality" in fields:
-        out["quality"] = fields["quality"][:, 0]
-    return Detections(boxes, x[:, 4], x[:, 5], index, out)
-
-
-def _oriented_std(field: torch.Tensor, angle: torch.Tensor, *, known: bool) -> dict[str, torch.Tensor]:
+def _oriented_std(
+    sides: torch.Tensor, field: torch.Tensor, angle: torch.Tensor, *, known: bool
+) -> dict[str, torch.Tensor]:
     """Return ``std`` (x, y, w, h, angle) and ``sides`` from the std of the four sides, and of the angle if known."""
-    sides = field
-    if not known:
-        unknown = field.new_full((len(field), 1), UNKNOWN_ANGLE_STD)
-        sides = torch.cat((field, unknown, torch.zeros_like(field[:, :2])), 1)
-    std = rbox_std(sides[:, :4], sides[:, 4], sides[:, 5:7], angle, angle_known=known)
-    return {"std": std, "sides": sides}
+    angle_std = sides[:, 4] if known else torch.full_like(angle, UNKNOWN_ANGLE_STD)
+    offset = field[:, 5:7] if known else torch.zeros_like(field[:, :2])
+    std = rbox_std(sides[:, :4], angle_std, offset, angle, angle_known=known)
+    return {"std": std, "sides": torch.cat((sides[:, :4], angle_std[:, None], offset), 1)}
 
 
 def scale_fields(fields: Mapping[str, torch.Tensor], gain: float) -> dict[str, torch.Tensor]:

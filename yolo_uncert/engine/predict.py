@@ -44,9 +44,8 @@ class _UncertPredictor(DetectionPredictor):
         """
         y = preds[0] if isinstance(preds, (list, tuple)) else preds
         save_feats = getattr(self, "_feats", None) is not None
-        nms = {"iou_thres": kwargs.pop("iou", self.args.iou), "classes": self.args.classes}
-        end2end = getattr(self.model, "end2end", False)
-        found = postprocess(y, self.schema, self.args, end2end=end2end, **nms)
+        options = SimpleNamespace(**{**vars(self.args), "iou": kwargs.pop("iou", self.args.iou)})
+        found = postprocess(y, self.schema, options, end2end=getattr(self.model, "end2end", False))
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         results = [

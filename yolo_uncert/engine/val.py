@@ -50,14 +50,8 @@ class _UncertValidator(DetectionValidator):
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Return per image ``bboxes``, ``conf``, ``cls`` and ``std`` (no columns without an uncertainty branch)."""
         y = preds[0] if isinstance(preds, (list, tuple)) else preds
-        found = postprocess(
-            y,
-            self.schema,
-            self.args,
-            end2end=self.end2end,
-            multi_label=True,
-            agnostic=self.args.single_cls or self.args.agnostic_nms,
-        )
+        options = SimpleNamespace(**{**vars(self.args), "agnostic_nms": self.args.single_cls or self.args.agnostic_nms})
+        found = postprocess(y, self.schema, options, end2end=self.end2end, multi_label=True)
         return [
             {
                 "bboxes": d.boxes,

@@ -1,0 +1,63 @@
+"""Options of a run that yolo_uncert adds to those of Ultralytics, the same in the CLI and in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from yolo_uncert.config import option
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that yolo_uncert adds to those of Ultralytics."""
+
+    sigma_source: str | None = option(
+        None,
+        "Where std comes from; unset: gaussian if the model has it, else dfl.",
+        choices=("gaussian", "dfl", "none"),
+    )
+    iou_alpha: float = option(
+        0.5,
+        "Score = class^alpha * IoU^(1 - alpha) for a model with an IoU-aware branch; 1: class only (Wu et al. 2019).",
+        low=0.0,
+        high=1.0,
+    )
+    score_fusion: str = option(
+        "quality",
+        "Multiply the class score by the GFLv2 quality if the model has it, by 1 - mean(sigma / side) (gaussian, "
+        "Choi et al. 2019), or by both.",
+        choices=("quality", "gaussian", "both", "none"),
+    )
+    suppress: str = option(
+        "hard",
+        "Duplicates: removed above iou, decayed (Bodla et al. 2017), or ranked by predicted IoU (Jiang et al. 2018).",
+        choices=("hard", "soft", "soft-linear", "iou-guided"),
+    )
+    soft_sigma: float = option(0.5, "Soft: scores decay by exp(-IoU^2 / soft_sigma).", low=1e-6)
+    var_vote: bool = option(False, "Let overlapping candidates vote for the kept boxes (He et al. 2019).")
+    vote_sigma: float = option(0.02, "Vote: closeness exp(-(1 - IoU)^2 / vote_sigma).", low=1e-9)
+    vote_iou: float = option(0.0, "Vote: only candidates with a larger overlap.", low=0.0, high=1.0)
+    vote_pool: str = option(
+        "alive", "Vote: candidates not yet picked or dropped, or all of the class.", choices=("alive", "all")
+    )
+    vote_weight: str = option(
+        "variance",
+        "Vote: weight 1 / variance, score, or both (score where there is no sigma); bayes: product of the Gaussians of "
+        "all above iou (Harakeh et al. 2020).",
+        choices=("variance", "score", "both", "bayes"),
+    )
+    vote_merge: str = option(
+        "total", "Vote: variance of the voted box, of the mixture or 1 / sum of precisions.", choices=("total", "fused")
+    )
+    max_nms: int = option(30000, "Most candidates per image that take part in the suppression.", low=1)
+    multi_label: bool | None = option(
+        None, "Every class above conf makes a candidate, not only the best; unset: in val, not in predict."
+    )
+    suppress_backend: str = option("auto", "Code that suppresses.", choices=("auto", "numba", "torch"))
+    retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
+    data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
+
+
+def run_option_names() -> tuple[str, ...]:
+    """Return the names of the run options that Ultralytics does not know."""
+    return tuple(f.name for f in fields(RunOptions))
