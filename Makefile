@@ -40,4 +40,5 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	$(INSTALL) --editable ".$(EXTRA)"
 	@$(BIN)/python -c 'import cv2' \
 		|| { echo "OpenCV lacks a system library (Debian, Ubuntu: apt install libgl1 libglib2.0-0)" >&2; exit 1; }
+	@$(BIN)/python -c 'from yolo_uncert.ops import warm_up; warm_up()' # compiles the CPU kernels, once
 	@touch $@

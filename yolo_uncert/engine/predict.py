@@ -16,6 +16,7 @@ from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.ops import warm_up
 
 
 class _UncertPredictor(DetectionPredictor):
@@ -36,6 +37,7 @@ class _UncertPredictor(DetectionPredictor):
         """Load the model and learn its extra channels."""
         super().setup_model(model, verbose)
         self.schema = schema_of(self.model, self.args.task)
+        warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
 
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: Any, **kwargs: Any) -> list[UncertResults]:
         """Return one result per image.

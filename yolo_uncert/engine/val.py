@@ -19,6 +19,7 @@ from yolo_uncert.engine.postprocess import postprocess, scale_fields
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.functional.residuals import SigmaSummary
+from yolo_uncert.ops import warm_up
 
 MATCH_IOU = 0.5
 """Overlap at which a detection counts as a measurement of an object, the customary threshold of the field."""
@@ -45,6 +46,7 @@ class _UncertValidator(DetectionValidator):
         """Learn the model's extra channels before the first batch."""
         super().init_metrics(model)
         self.schema = schema_of(model, self.args.task)
+        warm_up(self.args.suppress_backend)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:

@@ -1,0 +1,102 @@
+"""Candidates: which predictions take part, with which score and class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.candidates import extract, extract_selected, fuse_scores
+from yolo_uncert.run_options import RunOptions
+from yolo_uncert.schema import Schema
+
+PLAIN = Schema.of("detect", 3, [])
+
+
+def options(**given):
+    defaults = {"conf": 0.3, "iou": 0.5, "max_det": 300, "agnostic_nms": False, "classes": None}
+    return SimpleNamespace(**{**defaults, **asdict(RunOptions()), **given})
+
+
+def anchors(*rows):
+    """Tensor[1, C, A] from one row per anchor."""
+    return torch.tensor(rows).T[None]
+
+
+TWO = anchors([10.0, 20.0, 4.0, 8.0, 0.1, 0.9, 0.5], [30.0, 20.0, 2.0, 2.0, 0.2, 0.1, 0.3])
+
+
+def test_best_class_of_each_anchor_above_the_threshold():
+    (found,) = extract(TWO, PLAIN, options())
+    assert found.boxes.tolist() == [[8.0, 16.0, 12.0, 24.0]]
+    assert_close(found.conf, torch.tensor([0.9]))
+    assert (found.cls.tolist(), found.index.tolist()) == ([1.0], [0])
+
+
+def test_every_class_above_the_threshold():
+    (found,) = extract(TWO, PLAIN, options(conf=0.15), multi_label=True)
+    assert list(zip(found.index.tolist(), found.cls.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0), (1, 2)]
+    assert_close(found.conf, torch.tensor([0.9, 0.5, 0.2, 0.3]))
+    assert torch.equal(found.boxes[0], found.boxes[1])
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_chosen_classes(multi_label):
+    (found,) = extract(TWO, PLAIN, options(conf=0.15, classes=[2]), multi_label=multi_label)
+    # without multi_label an anchor is what its best class says, as in Ultralytics
+    assert found.index.tolist() == ([0, 1] if multi_label else [1])
+    assert set(found.cls.tolist()) == {2.0}
+
+
+def test_threshold_applies_to_the_fused_score():
+    schema = Schema.of("detect", 1, ["iou_aware"])
+    y = anchors([10.0, 20.0, 4.0, 8.0, 0.2, 0.8], [30.0, 20.0, 2.0, 2.0, 0.5, 0.1])
+    (found,) = extract(y, schema, options(iou_alpha=0.5))
+    # sqrt(0.2 * 0.8) = 0.4 passes, sqrt(0.5 * 0.1) = 0.22 does not
+    assert found.index.tolist() == [0]
+    assert_close(found.conf, torch.tensor([0.4]))
+
+
+def test_oriented_boxes_keep_their_angle():
+    (found,) = extract(anchors([10.0, 20.0, 4.0, 8.0, 0.9, 0.7]), Schema.of("obb", 1, []), options())
+    assert_close(found.boxes, torch.tensor([[10.0, 20.0, 4.0, 8.0, 0.7]]))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "factor"), [("none", 1.0), ("quality", 0.5), ("gaussian", 1 - 0.25), ("both", 0.5 * (1 - 0.25))]
+)
+def test_score_fusion(fusion, factor):
+    # sides 4 and 8 px with sigma 1 and 2 px: sigma / side is 1 / 4 throughout
+    fields = {"gaussian": torch.tensor([[1.0, 2.0, 1.0, 2.0]]), "quality": torch.tensor([[0.5]])}
+    scores, size = torch.tensor([[0.8, 0.4]]), torch.tensor([[4.0, 8.0]])
+    fused = fuse_scores(scores, fields, size, options(score_fusion=fusion))
+    assert_close(fused, scores * factor)
+    assert_close(scores, torch.tensor([[0.8, 0.4]]), msg="the input is not mutated")
+
+
+@pytest.mark.parametrize("given", [{}, {"sigma_source": "none"}])
+def test_gaussian_fusion_needs_sigma(given):
+    schema = Schema.of("detect", 3, [] if not given else ["gaussian"])
+    y = torch.rand(1, 7 + schema.channels, 5)
+    with pytest.raises(OptionError, match="score_fusion=gaussian needs standard deviations"):
+        extract(y, schema, options(score_fusion="gaussian", **given))
+
+
+def test_images_without_candidates():
+    found = extract(torch.cat((TWO, TWO * 0)), PLAIN, options())
+    assert [len(c.conf) for c in found] == [1, 0]
+    assert found[1].boxes.shape == (0, 4)
+
+
+def test_selected_rows_are_sorted_limited_and_filtered():
+    rows = torch.tensor(
+        [[[0.0, 0, 4, 4, 0.5, 1], [9.0, 9, 14, 14, 0.9, 0], [5.0, 5, 9, 9, 0.7, 1], [1, 1, 2, 2, 0.1, 1]]]
+    )
+    (found,) = extract_selected(rows, PLAIN, options())
+    assert found.index.tolist() == [1, 2, 0]
+    (found,) = extract_selected(rows, PLAIN, options(classes=[1], max_det=1))
+    assert found.index.tolist() == [2]
