@@ -4,8 +4,7 @@ What an entry calls stands in its file: numba's cache notices changes of that fi
 follow the order of operations that is written here.
 
 Shape shorthand: N candidates, n of them in play and grouped by class (a group is a *segment*), K picks. ``geometry``
-holds one row per quantity and one column per grouped candidate, so that the loop over a segment reads consecutive
-numbers.
+holds a row per quantity and a column per grouped candidate, so that the loop over a segment reads consecutive numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ _NOISE = 64 * np.finfo(np.float64).eps
 """What rounding leaves as the overlap of oriented boxes that are apart, see `rotated_iou`."""
 
 _Box = tuple[float, float, float, float, float, float]
-
 _VECTOR, _MATRIX, _INDEX = array(types.float64, 1), array(types.float64, 2), array(types.int64, 1)
 _VOTES, _RULES = types.UniTuple(_MATRIX, 2), named_tuple(Rules)
 
@@ -254,9 +252,7 @@ def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats
     Rows of ``sums``: weights, weighted offsets, weighted squared offsets, terms of the merged variance.
     """
     boxes, factors, terms = pool
-    for k in range(4):
-        for side in range(5):
-            sums[k, side] = 0.0
+    sums[:] = 0.0
     sides = boxes.shape[1]
     cos, sin = (math.cos(boxes[i, 4]), math.sin(boxes[i, 4])) if sides == 5 else (1.0, 0.0)
     for m in range(len(members)):
