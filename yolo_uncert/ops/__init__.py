@@ -20,11 +20,13 @@ from yolo_uncert.ops.candidates import Kept
 from yolo_uncert.ops.options import Suppression
 from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou, rotated_iou
 from yolo_uncert.ops.suppression import soft_nms, suppress
+from yolo_uncert.ops.threshold import above_threshold
 from yolo_uncert.ops.voting import var_vote
 
 __all__ = [
     "Kept",
     "Suppression",
+    "above_threshold",
     "batched_soft_nms",
     "batched_suppress",
     "batched_var_vote",

@@ -35,6 +35,9 @@ class Backend(Protocol):
     def vote(self, boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) -> tuple[Floats, Floats]:
         """Return boxes and variances of the kept candidates after the vote of all candidates."""
 
+    def above(self, scores: NDArray[np.float32], threshold: float, every: bool) -> tuple[Ints, Ints]:
+        """Return class and anchor of the scores above a threshold."""
+
 
 def get_backend(name: str = "auto") -> Backend:
     """Return the backend of that name; ``auto`` is numba, or torch where numba is not installed.

@@ -179,7 +179,8 @@ def restore_index(index: Ints, like: Array) -> Array:
 def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
     if isinstance(values, Tensor):
         values = values.detach().to("cpu", tensor_dtype).numpy()
-    return np.require(values, dtype, ["C", "A"])
+    values = np.ascontiguousarray(values, dtype)
+    return values if values.flags.aligned else values.copy()
 
 
 def _is_single(boxes: NDArray[Any] | Tensor) -> bool:
@@ -208,7 +209,7 @@ def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool
     """``[N]``: whether all numbers of a candidate are finite and no variance is negative."""
     # The infinite angle variances that stand for unknown ones are no broken numbers.
     known = variances[:, :4] if variances.shape[1] == 5 and np.isposinf(variances[:, 4]).all() else variances
-    if not (_fine(boxes) and _fine(scores) and _fine(known) and (known >= 0).all()):
+    if not (_fine(boxes) and _fine(scores) and _fine(known) and np.minimum.reduce(known, axis=None, initial=0) >= 0):
         usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
         usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
         LOGGER.warning(
@@ -221,4 +222,4 @@ def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool
 
 
 def _fine(values: Floats) -> bool:
-    return bool(np.isfinite(values).all())
+    return bool(np.logical_and.reduce(np.isfinite(values), axis=None))

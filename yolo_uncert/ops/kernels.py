@@ -1,72 +1,37 @@
 """CPU kernels of suppression and voting (numba). Importing this module compiles them, or loads them from the cache.
 
-Everything stands in one file because numba's cache on disk notices changes of the file that holds the compiled entry
-only. No fast-math: results are reproducible and follow the order of operations that is written here.
+What an entry calls stands in its file: numba's cache notices changes of that file only. No fast-math, so that results
+follow the order of operations that is written here.
 
 Shape shorthand: N candidates, n of them in play and grouped by class (a group is a *segment*), K picks. ``geometry``
-holds one row per quantity and one column per grouped candidate, so that the loop over a segment reads consecutive
-numbers.
+holds a row per quantity and a column per grouped candidate, so that the loop over a segment reads consecutive numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.core import event
 
-from yolo_uncert.ops.backend import LOGGER, Floats, Ints
+from yolo_uncert.ops.backend import Floats, Ints
+from yolo_uncert.ops.compiling import FLAGS, array, entry, named_tuple
 from yolo_uncert.ops.options import HARD, SOFT, Rules
+from yolo_uncert.ops.threshold_kernel import above
 
-_FLAGS = {"nogil": True, "error_model": "numpy"}
+__all__ = ["above", "suppress", "vote"]
+
 _QUARTER = math.pi / 2
 _NOISE = 64 * np.finfo(np.float64).eps
 """What rounding leaves as the overlap of oriented boxes that are apart, see `rotated_iou`."""
 
 _Box = tuple[float, float, float, float, float, float]
-
-_VECTOR = types.Array(types.float64, 1, "C", readonly=True)
-_MATRIX = types.Array(types.float64, 2, "C", readonly=True)
-_VOTES = types.UniTuple(_MATRIX, 2)
-_INDEX = types.Array(types.int64, 1, "C", readonly=True)
-_KINDS = {int: types.int64, float: types.float64, bool: types.boolean}
-_RULES = types.NamedTuple(tuple(_KINDS[kind] for kind in get_type_hints(Rules).values()), Rules)
+_VECTOR, _MATRIX, _INDEX = array(types.float64, 1), array(types.float64, 2), array(types.int64, 1)
+_VOTES, _RULES = types.UniTuple(_MATRIX, 2), named_tuple(Rules)
 
 
-class _Notice(event.Listener):
-    """Says, once, that the user waits for a compiler."""
-
-    said = False
-
-    def on_start(self, event: Any) -> None:
-        if not self.said:
-            LOGGER.warning("compiling the CPU kernels of yolo_uncert.ops; later starts read them from numba's cache")
-            self.said = True
-
-    def on_end(self, event: Any) -> None:
-        pass
-
-
-_NOTICE = _Notice()
-
-
-def _entry(*signature: Any) -> Callable[[Any], Any]:
-    """Compile an entry for one signature when it is defined, or load it from the cache."""
-
-    def compiled(function: Any) -> Any:
-        with event.install_listener("numba:compile", _NOTICE):
-            try:
-                return njit(signature, cache=True, **_FLAGS)(function)
-            except RuntimeError:  # numba found no folder that it may write to
-                return njit(signature, **_FLAGS)(function)
-
-    return compiled
-
-
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _segments(labels: Ints) -> tuple[Ints, Ints]:
     """Indices of the candidates in play, grouped by label in their order, and the start of each group."""
     count = 0
@@ -85,7 +50,7 @@ def _segments(labels: Ints) -> tuple[Ints, Ints]:
     return order, starts
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _geometry(boxes: Floats, order: Ints, single: bool) -> Floats:
     """Rows x1, y1, x2, y2, area; of oriented boxes x, y, half w, half h, cos, sin, half diagonal, area."""
     oriented = boxes.shape[1] == 5
@@ -102,16 +67,14 @@ def _geometry(boxes: Floats, order: Ints, single: bool) -> Floats:
         else:
             for side in range(4):
                 geometry[side, j] = box[side]
+            geometry[4, j] = (box[2] - box[0]) * (box[3] - box[1])
             if single:
-                geometry[4, j] = np.float32(np.float32(box[2]) - np.float32(box[0])) * np.float32(
-                    np.float32(box[3]) - np.float32(box[1])
-                )
-            else:
-                geometry[4, j] = (box[2] - box[0]) * (box[3] - box[1])
+                w, h = np.float32(box[2]) - np.float32(box[0]), np.float32(box[3]) - np.float32(box[1])
+                geometry[4, j] = w * h
     return geometry
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _overlap(geometry: Floats, pick: int, start: int, end: int, row: Floats, single: bool) -> None:
     """Write the IoU of the pick with each candidate of its segment to the front of ``row``."""
     if len(geometry) == 8:
@@ -122,7 +85,7 @@ def _overlap(geometry: Floats, pick: int, start: int, end: int, row: Floats, sin
         _horizontal_row(geometry, pick, start, end, row, np.float64)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _horizontal_row(geometry: Floats, pick: int, start: int, end: int, row: Floats, real: Any) -> None:
     # The order of operations of torchvision.ops.nms, in the precision of the boxes, for equality to the last bit.
     x1, y1, x2 = real(geometry[0, pick]), real(geometry[1, pick]), real(geometry[2, pick])
@@ -137,7 +100,7 @@ def _horizontal_row(geometry: Floats, pick: int, start: int, end: int, row: Floa
         row[j] = iou if iou > 0 else 0.0
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _oriented_row(geometry: Floats, pick: int, start: int, end: int, row: Floats) -> None:
     frame = _box(geometry, pick)
     x, y, radius = geometry[0, pick], geometry[1, pick], geometry[6, pick]
@@ -151,12 +114,12 @@ def _oriented_row(geometry: Floats, pick: int, start: int, end: int, row: Floats
         row[j - start] = min(iou, 1.0) if iou > _NOISE else 0.0
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _box(geometry: Floats, j: int) -> _Box:
     return geometry[0, j], geometry[1, j], geometry[2, j], geometry[3, j], geometry[4, j], geometry[5, j]
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _intersection(box: _Box, frame: _Box) -> float:
     """Area that two oriented boxes share, by the boundary integral that `rotated_iou` explains."""
     cos, sin = frame[4], frame[5]
@@ -175,7 +138,7 @@ def _intersection(box: _Box, frame: _Box) -> float:
     return area
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _edge_integral(start_x: float, start_y: float, end_x: float, end_y: float, half_w: float, half_h: float) -> float:
     """Integral of clamp(x) d clamp(y) along one edge."""
     enter, leave = _crossings(start_y, end_y, half_h)
@@ -189,7 +152,7 @@ def _edge_integral(start_x: float, start_y: float, end_x: float, end_y: float, h
     return area
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _crossings(start: float, end: float, half: float) -> tuple[float, float]:
     step = end - start
     if step == 0:
@@ -198,25 +161,25 @@ def _crossings(start: float, end: float, half: float) -> tuple[float, float]:
     return min(first, second), max(first, second)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _lerp(start: float, end: float, t: float) -> float:
     # Exact at both ends, so that the path closes without a gap.
     return start + t * (end - start) if t < 0.5 else end - (1 - t) * (end - start)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _clamp(value: float, half: float) -> float:
     return min(max(value, -half), half)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _before(value: float, index: int, other_value: float, other_index: int) -> bool:
     """Whether one candidate is picked before another one: the higher rank, then the lower index."""
     # Scalars, because arrays that are handed over in the inner loop cost a reference count each.
     return value > other_value or (value == other_value and index < other_index)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _best(current: Floats, order: Ints, start: int, end: int) -> int:
     best = start
     for j in range(start + 1, end):
@@ -225,7 +188,7 @@ def _best(current: Floats, order: Ints, start: int, end: int) -> int:
     return best if start < end else -1
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _best_label(heads: Ints, current: Floats, order: Ints) -> int:
     best, best_head = -1, -1
     for label in range(len(heads)):
@@ -235,7 +198,7 @@ def _best_label(heads: Ints, current: Floats, order: Ints) -> int:
     return best
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _decay(
     columns: tuple[Floats, Floats, Ints], scores: Floats, row: Floats, span: tuple[int, int], pick: int, rules: Rules
 ) -> tuple[int, int, float]:
@@ -268,7 +231,7 @@ def _decay(
     return end, head, best
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _suppressed(value: float, overlap: float, rules: Rules) -> tuple[float, bool]:
     """What an overlap with a pick leaves of a score, and whether the candidate stays."""
     if rules.method == SOFT:
@@ -282,16 +245,14 @@ def _suppressed(value: float, overlap: float, rules: Rules) -> tuple[float, bool
     return value, value >= rules.floor
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats], rules: Rules, sums: Floats) -> None:
     """Sum the votes of a segment for box i, per coordinate.
 
     Rows of ``sums``: weights, weighted offsets, weighted squared offsets, terms of the merged variance.
     """
     boxes, factors, terms = pool
-    for k in range(4):
-        for side in range(5):
-            sums[k, side] = 0.0
+    sums[:] = 0.0
     sides = boxes.shape[1]
     cos, sin = (math.cos(boxes[i, 4]), math.sin(boxes[i, 4])) if sides == 5 else (1.0, 0.0)
     for m in range(len(members)):
@@ -313,7 +274,7 @@ def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats
 
 
 # Inlined, because arrays that are handed over in the inner loop cost a reference count each.
-@njit(inline="always", **_FLAGS)
+@njit(inline="always", **FLAGS)
 def _offsets(
     boxes: Floats, j: int, i: int, cos: float, sin: float
 ) -> tuple[int, tuple[float, float, float, float, float]]:
@@ -321,12 +282,8 @@ def _offsets(
 
     `yolo_uncert.ops.voting.var_vote` defines the offsets of oriented boxes.
     """
-    d0, d1, d2, d3 = (
-        boxes[j, 0] - boxes[i, 0],
-        boxes[j, 1] - boxes[i, 1],
-        boxes[j, 2] - boxes[i, 2],
-        boxes[j, 3] - boxes[i, 3],
-    )
+    d0, d1 = boxes[j, 0] - boxes[i, 0], boxes[j, 1] - boxes[i, 1]
+    d2, d3 = boxes[j, 2] - boxes[i, 2], boxes[j, 3] - boxes[i, 3]
     turns, angle = 0, 0.0
     if boxes.shape[1] == 5:
         angle = boxes[j, 4] - boxes[i, 4]
@@ -339,16 +296,16 @@ def _offsets(
     return turns, (d0, d1, d2, d3, angle)
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _move(boxes: Floats, i: int, sums: Floats, box: Floats) -> None:
     """Write box i moved by the mean of its votes; a coordinate without votes stays as it is."""
     for side in range(len(box)):
         # From here on the row of weighted offsets holds their mean.
         sums[1, side] = sums[1, side] / sums[0, side] if sums[0, side] > 0 else 0.0
         box[side] = boxes[i, side]
-    if len(box) == 4:
-        for side in range(4):
+        if len(box) == 4:
             box[side] += sums[1, side]
+    if len(box) == 4:
         return
     cos, sin = math.cos(boxes[i, 4]), math.sin(boxes[i, 4])
     along_w, along_h = (sums[1, 0] + sums[1, 2]) / 2, (sums[1, 1] + sums[1, 3]) / 2
@@ -359,7 +316,7 @@ def _move(boxes: Floats, i: int, sums: Floats, box: Floats) -> None:
     box[4] += sums[1, 4]
 
 
-@njit(**_FLAGS)
+@njit(**FLAGS)
 def _merge(sums: Floats, rules: Rules, variance: Floats) -> None:
     """Write the variance of each coordinate, infinite where nothing is known; after `_move`."""
     for side in range(len(variance)):
@@ -372,7 +329,7 @@ def _merge(sums: Floats, rules: Rules, variance: Floats) -> None:
             variance[side] = sums[3, side] / total + max(sums[2, side] / total - mean * mean, 0.0)
 
 
-@_entry(_MATRIX, _VECTOR, _VECTOR, _INDEX, _VOTES, _RULES)
+@entry(_MATRIX, _VECTOR, _VECTOR, _INDEX, _VOTES, _RULES)
 def suppress(
     boxes: Floats, rank: Floats, scores: Floats, labels: Ints, votes: tuple[Floats, Floats], rules: Rules
 ) -> tuple[Ints, Floats, Floats, Floats]:
@@ -424,7 +381,7 @@ def suppress(
     return index[:count], kept_scores[:count], kept_boxes[:count], kept_variances[:count]
 
 
-@_entry(_MATRIX, _INDEX, _VOTES, _INDEX, _RULES)
+@entry(_MATRIX, _INDEX, _VOTES, _INDEX, _RULES)
 def vote(boxes: Floats, labels: Ints, votes: tuple[Floats, Floats], kept: Ints, rules: Rules) -> tuple[Floats, Floats]:
     """Let all candidates of the class vote for the boxes ``kept [K]``; the other arguments are those of `suppress`."""
     order, starts = _segments(labels)

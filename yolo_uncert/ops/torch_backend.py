@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from yolo_uncert.ops.backend import Floats, Ints, Votes
@@ -69,6 +70,17 @@ def vote(boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) ->
         members = groups[int(labels[i])]
         voted.append(_vote(pool, i, members, _overlap(pool.boxes, i, members, rules.single), rules))
     return _stack(voted, pool)
+
+
+def above(scores: NDArray[np.float32], threshold: float, every: bool) -> tuple[Ints, Ints]:
+    """Class and anchor of the scores ``[C, A]`` above a threshold; see `kernels.above`."""
+    values = torch.tensor(scores)
+    if every:
+        anchor, label = (values > threshold).T.nonzero(as_tuple=True)
+        return label.numpy(), anchor.numpy()
+    best, label = values.max(0)
+    hit = best > threshold
+    return label[hit].numpy(), hit.nonzero()[:, 0].numpy()
 
 
 def _groups(labels: Ints) -> dict[int, Tensor]:
