@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
+from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import Candidates, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.ops import Kept, Suppression, suppress
 from yolo_uncert.schema import Schema
+
+OBB_IOU = 0.5
+"""Exact overlap of oriented boxes in place of Ultralytics' default of ``iou``, 0.7, which is meant for probIoU: that is
+larger, and with 0.7 many duplicates stay (docs/measured.md)."""
 
 
 @dataclass
@@ -68,6 +73,10 @@ def postprocess(
 def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     """Translate the run options for `yolo_uncert.ops`.
 
+    Args:
+        args: Run options.
+        schema: Order of the extra channels.
+
     Raises:
         OptionError: ``suppress=iou-guided`` without an IoU-aware branch, ``vote_weight=bayes`` without sigma.
     """
@@ -79,7 +88,7 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     return Suppression(
         method=args.suppress,
         sigma=float(args.soft_sigma),
-        iou_threshold=float(args.iou),
+        iou_threshold=OBB_IOU if schema.task == "obb" and args.iou == DEFAULT_CFG_DICT["iou"] else float(args.iou),
         score_threshold=float(args.conf),
         max_det=args.max_det,
         max_nms=args.max_nms,
