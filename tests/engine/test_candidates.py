@@ -100,3 +100,23 @@ def test_selected_rows_are_sorted_limited_and_filtered():
     assert found.index.tolist() == [1, 2, 0]
     (found,) = extract_selected(rows, PLAIN, options(classes=[1], max_det=1))
     assert found.index.tolist() == [2]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_shortcuts_lose_no_candidate(alpha, multi_label):
+    schema = Schema.of("detect", 3, ["gaussian", "quality", "iou_aware"])
+    y = torch.rand(1, 7 + schema.channels, 500)
+    y[:, 4:] **= 3  # scores on both sides of the threshold
+    given = options(conf=0.2, iou_alpha=alpha, score_fusion="both")
+    (found,) = extract(y, schema, given, multi_label=multi_label)
+    rows = y[0].T
+    scores = fuse_scores(rows[:, 4:7], schema.split(rows[:, 7:], -1), rows[:, 2:4], given)
+    expected = scores > 0.2
+    if not multi_label:
+        expected &= torch.nn.functional.one_hot(scores.argmax(1), 3).bool()
+    anchor, cls = expected.nonzero(as_tuple=True)
+    assert len(anchor) > 10
+    assert torch.equal(found.index, anchor)
+    assert torch.equal(found.cls, cls.float())
+    assert_close(found.conf, scores[anchor, cls])

@@ -11,6 +11,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.functional.scores import fuse_iou, gaussian_yolo
+from yolo_uncert.ops import above_threshold
 from yolo_uncert.schema import Schema
 
 
@@ -66,13 +67,7 @@ def extract(y: torch.Tensor, schema: Schema, args: SimpleNamespace, *, multi_lab
     Returns:
         One Candidates per image, in the order of anchors and then of classes.
     """
-    stock = 4 + schema.nc
-    rows = y.transpose(1, 2)
-    # Fusion keeps the order of an anchor's classes, so the best one decides whether the anchor takes part.
-    best = y[:, 4:stock].amax(1)[..., None]
-    score = fuse_scores(best, schema.split(rows[..., stock:], -1), rows[..., 2:4], args)[..., 0]
-    mask = _without_broken(score > args.conf, y, 1)
-    return [_of_anchors(x[index], index, schema, args, multi_label) for x, index in _by_image(rows, mask)]
+    return [_of_image(x, schema, args, multi_label) for x in _without_broken(y, 1)]
 
 
 def extract_selected(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> list[Candidates]:
@@ -86,16 +81,16 @@ def extract_selected(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> 
     Returns:
         One Candidates per image.
     """
+    y = _without_broken(y, -1)
     size = y[..., 2:4] if schema.task == "obb" else y[..., 2:4] - y[..., :2]
-    score = fuse_scores(y[..., 4:5], schema.split(y[..., 6:], -1), size, args)[..., 0]
-    mask = _without_broken((score > args.conf) & _wanted(y[..., 5], args), y, -1)
+    scores = fuse_scores(y[..., 4:5], schema.split(y[..., 6:], -1), size, args)[..., 0]
     found = []
-    for image, (x, index) in enumerate(_by_image(y, mask)):
-        conf = score[image, index]
-        order = conf.argsort(descending=True, stable=True)[: args.max_det]
-        x, index = x[index[order]], index[order]
-        boxes = _with_angle(x[:, :4], x, schema)
-        found.append(Candidates(boxes, conf[order], x[:, 5], index, schema.split(x[:, 6:], -1)))
+    for x, score in zip(y, scores, strict=True):
+        order = score.argsort(descending=True, stable=True)
+        order = order[((score > args.conf) & _wanted(x[:, 5], args))[order]][: args.max_det]
+        rows = x[order]
+        boxes = _with_angle(rows[:, :4], rows, schema)
+        found.append(Candidates(boxes, score[order], rows[:, 5], order, schema.split(rows[:, 6:], -1)))
     return found
 
 
@@ -133,34 +128,58 @@ def _std(fields: Mapping[str, torch.Tensor], args: SimpleNamespace) -> torch.Ten
     return fields[source][..., :4]
 
 
-def _of_anchors(
-    x: torch.Tensor, index: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_label: bool
-) -> Candidates:
-    """Return the candidates of the anchors with the rows Tensor[N, C]."""
+def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_label: bool) -> Candidates:
+    """Return the candidates of an image Tensor[C, A]."""
     stock = 4 + schema.nc
-    fields = schema.split(x[:, stock:], -1)
-    scores = fuse_scores(x[:, 4:stock], fields, x[:, 2:4], args)
-    conf, cls = scores.max(1)
-    boxes = _with_angle(x[:, :4] if schema.task == "obb" else _xyxy(x), x, schema)
-    found = Candidates(boxes, conf, cls.to(x.dtype), index, fields)
-    if multi_label and schema.nc > 1:
-        anchor, cls = (scores > args.conf).nonzero(as_tuple=True)
-        found = found.take(anchor)
-        found.conf, found.cls = scores[anchor, cls], cls.to(x.dtype)
+    several = multi_label and schema.nc > 1
+    if _fuses(schema, args):
+        cls, index, conf = _fused(x, schema, args, several)
+    else:
+        cls, index = above_threshold(x[4:stock], args.conf, multi_label=several, backend=args.suppress_backend)
+        conf = x[4:stock][cls, index]
+    boxes, extra = x[:4, index].T, x[stock:, index].T
+    boxes = _with_angle(boxes, extra, schema) if schema.task == "obb" else _xyxy(boxes)
+    found = Candidates(boxes, conf, cls.to(x.dtype), index, schema.split(extra, -1))
     return found if args.classes is None else found.take(_wanted(found.cls, args))
 
 
-def _by_image(rows: torch.Tensor, mask: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return per image all its rows, and the indices of those in the mask."""
-    return [(x, chosen.nonzero().view(-1)) for x, chosen in zip(rows, mask, strict=True)]
+def _fuses(schema: Schema, args: SimpleNamespace) -> bool:
+    """Return whether anything changes the class scores."""
+    if args.score_fusion in ("gaussian", "both"):
+        return True
+    iou = "iou_aware" in schema.names and args.iou_alpha < 1
+    return iou or ("quality" in schema.names and args.score_fusion == "quality")
 
 
-def _without_broken(mask: torch.Tensor, y: torch.Tensor, channels: int) -> torch.Tensor:
-    """Take the predictions out of the mask that hold a number that is not finite, with a warning that counts them."""
-    broken = ~y.isfinite().all(channels)
-    if count := int(broken.sum()):
+def _fused(
+    x: torch.Tensor, schema: Schema, args: SimpleNamespace, several: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return class, anchor and score of what lies above the threshold after fusion."""
+    stock = 4 + schema.nc
+    # Fusion keeps the order of an anchor's classes, so the best one decides whether the anchor takes part.
+    best = x[4:stock].amax(0)
+    # No factor exceeds 1, so a fused score is at most p^alpha; rounding is allowed for.
+    least = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
+    index = (best > least).nonzero().view(-1)
+    score = fuse_scores(best[index, None], schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)[:, 0]
+    index, score = index[score > args.conf], score[score > args.conf]
+    scores = x[4:stock, index].T
+    if not several:
+        return scores.argmax(1), index, score
+    scores = fuse_scores(scores, schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)
+    anchor, cls = (scores > args.conf).nonzero(as_tuple=True)
+    return cls, index[anchor], scores[anchor, cls]
+
+
+def _without_broken(y: torch.Tensor, channels: int) -> torch.Tensor:
+    """Zero the predictions that hold a number that is not finite, with a warning that counts them."""
+    # Whether there is one at all shows in the sum, at a fraction of the cost of a look at every number.
+    if y.sum(dtype=torch.float32).isfinite():
+        return y
+    broken = ~y.isfinite().all(channels, keepdim=True)
+    if count := int(broken.sum()):  # the sum of very large numbers is not finite either
         LOGGER.warning(f"dropped {count} prediction(s) whose box, score or standard deviation is not finite")
-    return mask & ~broken
+    return y.masked_fill(broken, 0)
 
 
 def _wanted(cls: torch.Tensor, args: SimpleNamespace) -> torch.Tensor:
