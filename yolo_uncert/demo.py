@@ -33,7 +33,7 @@ TRAINING: dict[str, Any] = {
 }
 """Short training from random weights: small images, and whole scenes instead of mosaics of cut ones."""
 
-SCENES = 420
+SCENES = 480
 MOST_VALIDATED = 300
 MODELS = {"detect": "yolov8n-uncert.yaml", "obb": "yolov8n-obb-uncert.yaml"}
 PICTURES = 6

@@ -98,7 +98,7 @@ MODES: dict[str, Mode] = {
         ours=("retrofit", "data_root", *_SIGMA),
         own={
             "out": "Folder for data, runs and pictures (default runs/demo).",
-            "scenes": "Scenes with known label noise to train on (default 420).",
+            "scenes": "Scenes with known label noise to train on (default 480).",
         },
     ),
 }
