@@ -102,7 +102,7 @@ def test_selected_rows_are_sorted_limited_and_filtered():
     assert found.index.tolist() == [2]
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.05, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_shortcuts_lose_no_candidate(alpha, multi_label):
     schema = Schema.of("detect", 3, ["gaussian", "quality", "iou_aware"])
