@@ -1,5 +1,6 @@
 ## make demo             install into .venv and run the demonstration (DATA=name-or-path of a data yaml, for real data)
 ## make test             install with the development tools, then lint, type check and all tests (ARGS="-k kld" for some)
+## make bench            suppression against its peers; with STOCK= OURS= DATA= VIDEO= whole pipelines too (benchmarks/)
 ## make lint | types     one of the checks
 ## PYTHON=python3.12     the interpreter that .venv is made from; VENV=folder puts it elsewhere
 
@@ -9,13 +10,17 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types
+.PHONY: help demo test bench lint types
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 demo: $(VENV)/.installed
 	$(BIN)/yolo-uncert demo $(if $(DATA),data=$(DATA))
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/suppression.py
+	$(if $(STOCK),$(BIN)/python benchmarks/pipeline.py $(STOCK) $(OURS) $(DATA) $(VIDEO))
 
 test: lint types
 	$(BIN)/python -m pytest $(ARGS)
