@@ -157,7 +157,15 @@ def test_wrong_usage_exits_with_2_and_says_why(line, message, caplog):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), TypeError("no"), AssertionError("no"), RuntimeError("no"), ConnectionError("no")]
+    "error",
+    [
+        ValueError("no"),
+        TypeError("no"),
+        AssertionError("no"),
+        RuntimeError("no"),
+        ConnectionError("no"),
+        ImportError("no"),
+    ],
 )
 def test_failures_exit_with_1_and_one_line(calls, monkeypatch, caplog, error):
     def fail(options):

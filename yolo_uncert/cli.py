@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `yolo-uncert help train | head`
         # What is still buffered must not fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, AssertionError, RuntimeError, OSError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError, OSError, ImportError) as error:
         LOGGER.error(f"{type(error).__name__}: {error}")
         return FAILURE
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.config import OptionError
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.figures import contact_sheet, enlarge, noise_plot
+from yolo_uncert.engine.options import split_options
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.model import YOLO
 from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
@@ -80,9 +81,10 @@ def demo(
         data = resolve_data(data, settings.get("data_root"))
     model = YOLO(settings.pop("model", MODELS[task]))
     model.train(data=data, project=str(folder), name="train", exist_ok=True, **settings)
-    metrics = model.val(data=data, imgsz=settings["imgsz"], project=str(folder), name="val", exist_ok=True)
+    shared = {"imgsz": settings["imgsz"], "device": settings.get("device"), **split_options(settings)[1]}
+    metrics = model.val(data=data, project=str(folder), name="val", exist_ok=True, **shared)
     table = {"AP50": metrics.box.map50, "AP75": metrics.box.map75, "AP50-95": metrics.box.map}
-    results = _predict(model, data, settings["imgsz"], None if known else PICTURES)
+    results = _predict(model, data, None if known else PICTURES, shared)
     cv2.imwrite(str(folder / "predictions.jpg"), _pictures(results[:PICTURES]))
     if known and _detections(results[0]).std is not None:
         table |= _compare(results, folder)
@@ -109,10 +111,10 @@ def _compare(results: list[UncertResults], folder: Path) -> dict[str, float]:
     return table
 
 
-def _predict(model: YOLO, data: str, imgsz: int, limit: int | None) -> list[UncertResults]:
+def _predict(model: YOLO, data: str, limit: int | None, options: dict[str, Any]) -> list[UncertResults]:
     """Predict the validation images one by one, the first ones only if there is a limit."""
     source = check_det_dataset(data, autodownload=False)["val"]
-    return list(islice(model.predict(source, imgsz=imgsz, stream=True, verbose=False), limit))
+    return list(islice(model.predict(source, stream=True, verbose=False, **options), limit))
 
 
 def _pictures(results: list[UncertResults]) -> Any:

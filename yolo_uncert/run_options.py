@@ -30,7 +30,8 @@ class RunOptions:
     )
     suppress: str = option(
         "hard",
-        "Duplicates: removed above iou, decayed (Bodla et al. 2017), or ranked by predicted IoU (Jiang et al. 2018).",
+        "Duplicates: removed above iou (of oriented boxes the default, 0.7, stands for an exact overlap of 0.5), "
+        "decayed (Bodla et al. 2017), or ranked by predicted IoU (Jiang et al. 2018).",
         choices=("hard", "soft", "soft-linear", "iou-guided"),
     )
     soft_sigma: float = option(0.5, "Soft: scores decay by exp(-IoU^2 / soft_sigma).", low=1e-6)

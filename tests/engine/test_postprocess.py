@@ -14,8 +14,9 @@ from ultralytics.utils.nms import non_max_suppression
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine import candidates as module
+from yolo_uncert.engine import postprocess as postprocess_module
 from yolo_uncert.engine.candidates import pick_source
-from yolo_uncert.engine.postprocess import letterbox_gain, postprocess, scale_fields, suppression_of
+from yolo_uncert.engine.postprocess import check_rules, letterbox_gain, postprocess, scale_fields, suppression_of
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.run_options import RunOptions
@@ -399,3 +400,40 @@ def test_backends_agree(backend):
 @pytest.mark.parametrize(("task", "iou", "threshold"), [("detect", 0.7, 0.7), ("obb", 0.7, 0.5), ("obb", 0.6, 0.6)])
 def test_default_threshold_of_oriented_boxes_is_one_for_exact_overlaps(task, iou, threshold):
     assert suppression_of(options(iou=iou), Schema.of(task, 1, [])).iou_threshold == threshold
+
+
+@pytest.mark.parametrize("task", ["detect", "obb"])
+def test_half_precision_output_gives_full_precision_detections(task):
+    schema = Schema.of(task, 2, ["gaussian"])
+    y = random_output(schema).half()
+    y[:, 6:10] *= 400  # variances beyond the range of half precision
+    given = {"var_vote": True, "conf": 0.3}
+    for d, expected in zip(
+        postprocess(y, schema, options(**given)), postprocess(y.float(), schema, options(**given)), strict=True
+    ):
+        assert len(d.conf)
+        assert {d.boxes.dtype, d.conf.dtype, d.cls.dtype, d.fields["std"].dtype} == {torch.float32}
+        assert_close(d.boxes, expected.boxes)
+        assert_close(d.fields["std"], expected.fields["std"])
+
+
+def test_half_precision_of_an_end_to_end_head():
+    (found,) = postprocess(end2end_rows().half(), Schema.of("detect", 2, ["iou_aware"]), options(), end2end=True)
+    assert found.boxes.dtype == found.conf.dtype == torch.float32
+
+
+def test_rules_without_effect_are_mentioned(monkeypatch):
+    seen = []
+    monkeypatch.setattr(postprocess_module.LOGGER, "warning", seen.append)
+    check_rules(Schema.of("detect", 1, ["gaussian"]), options(), end2end=True)
+    assert not seen
+    check_rules(Schema.of("detect", 1, ["gaussian"]), options(var_vote=True), end2end=True)
+    assert "have no effect" in seen[0]
+
+
+@pytest.mark.parametrize(
+    "given", [{"suppress": "iou-guided"}, {"var_vote": True, "vote_weight": "bayes"}, {"score_fusion": "gaussian"}]
+)
+def test_impossible_rules_are_refused_before_the_first_image(given):
+    with pytest.raises(OptionError):
+        check_rules(Schema.of("detect", 1, []), options(conf=None, **given))

@@ -281,3 +281,12 @@ def test_what_does_not_fit_is_an_error(change, message) -> None:
 def test_lists_are_an_error() -> None:
     with pytest.raises(TypeError, match="boxes must be a numpy array or a torch tensor, not list"):
         suppress([[0, 0, 1, 1]], [0.5])
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_one_unknown_angle_among_known_ones_does_not_vote(backend):
+    boxes = np.array([[50.0, 50.0, 20.0, 10.0, 0.1], [50.0, 50.0, 20.0, 10.0, 0.2]])
+    variances = np.array([[1.0, 1.0, 1.0, 1.0, 0.1], [1.0, 1.0, 1.0, 1.0, np.inf]])
+    kept = suppress(boxes, np.array([0.9, 0.8]), None, variances, Suppression("hard", vote="var"), backend=backend)
+    assert kept.index.tolist() == [0]
+    assert kept.boxes[0, 4] == pytest.approx(0.1)

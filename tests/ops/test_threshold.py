@@ -39,3 +39,10 @@ def test_types_layouts_and_no_anchor(backend, multi_label) -> None:
 def test_the_shape_is_checked(shape) -> None:
     with pytest.raises(ValueError, match=r"scores must be \[C, A\] with at least one class"):
         above_threshold(torch.zeros(shape), 0.5)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_nan_hides_no_other_class_of_its_anchor(backend):
+    scores = np.array([[np.nan, 0.9, 0.2], [0.8, np.nan, 0.9]], np.float32)
+    label, anchor = above_threshold(scores, 0.5, backend=backend)
+    assert (label.tolist(), anchor.tolist()) == ([1, 0, 1], [0, 1, 2])

@@ -81,7 +81,7 @@ def extract_selected(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> 
     Returns:
         One Candidates per image.
     """
-    y = _without_broken(y, -1)
+    y = _without_broken(y, -1).float()
     size = y[..., 2:4] if schema.task == "obb" else y[..., 2:4] - y[..., :2]
     scores = fuse_scores(y[..., 4:5], schema.split(y[..., 6:], -1), size, args)[..., 0]
     found = []
@@ -112,20 +112,24 @@ def fuse_scores(
     if "quality" in fields and args.score_fusion in ("quality", "both"):
         fused = fused * fields["quality"]
     if args.score_fusion in ("gaussian", "both"):
-        fused = fused * gaussian_yolo(torch.ones_like(size[..., 0]), _std(fields, args), size)[..., None]
+        check_fusion(tuple(fields), args)
+        std = fields[pick_source(tuple(fields), args.sigma_source)][..., :4]
+        fused = fused * gaussian_yolo(torch.ones_like(size[..., 0]), std, size)[..., None]
     if "iou_aware" in fields and args.iou_alpha < 1:
         fused = fuse_iou(fused, fields["iou_aware"], args.iou_alpha)
     return fused.to(scores.dtype)
 
 
-def _std(fields: Mapping[str, torch.Tensor], args: SimpleNamespace) -> torch.Tensor:
-    """Return the standard deviations Tensor[..., 4] of the sides."""
-    source = pick_source(tuple(fields), args.sigma_source)
-    if source == "none":
+def check_fusion(names: tuple[str, ...], args: SimpleNamespace) -> None:
+    """Refuse a score fusion that needs standard deviations where there are none.
+
+    Raises:
+        OptionError: The model has no such branch, or ``sigma_source=none``.
+    """
+    if args.score_fusion in ("gaussian", "both") and pick_source(names, args.sigma_source) == "none":
         raise OptionError(
             f"score_fusion={args.score_fusion} needs standard deviations: this model has none, or sigma_source=none"
         )
-    return fields[source][..., :4]
 
 
 def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_label: bool) -> Candidates:
@@ -137,9 +141,10 @@ def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_labe
     else:
         cls, index = above_threshold(x[4:stock], args.conf, multi_label=several, backend=args.suppress_backend)
         conf = x[4:stock][cls, index]
-    boxes, extra = x[:4, index].T, x[stock:, index].T
+    # Results in half precision would be off by pixels in a large image, and variances above 256^2 overflow.
+    boxes, extra, conf = x[:4, index].T.float(), x[stock:, index].T.float(), conf.float()
     boxes = _with_angle(boxes, extra, schema) if schema.task == "obb" else _xyxy(boxes)
-    found = Candidates(boxes, conf, cls.to(x.dtype), index, schema.split(extra, -1))
+    found = Candidates(boxes, conf, cls.float(), index, schema.split(extra, -1))
     return found if args.classes is None else found.take(_wanted(found.cls, args))
 
 

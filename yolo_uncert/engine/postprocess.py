@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.engine.candidates import Candidates, extract, extract_selected, pick_source
+from yolo_uncert.engine.candidates import Candidates, check_fusion, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.ops import Kept, Suppression, suppress
 from yolo_uncert.schema import Schema
 
 OBB_IOU = 0.5
 """Exact overlap of oriented boxes in place of Ultralytics' default of ``iou``, 0.7, which is meant for probIoU: that is
-larger, and with 0.7 many duplicates stay (docs/measured.md)."""
+larger, and with 0.7 many duplicates stay (docs/postprocessing.md)."""
 
 
 @dataclass
@@ -70,6 +70,23 @@ def postprocess(
     return [_suppress(candidates, options, schema, source, args.suppress_backend) for candidates in found]
 
 
+def check_rules(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> None:
+    """Look at the options before the first image: what is impossible is an error, what has no effect a warning.
+
+    Args:
+        schema: Order of the extra channels.
+        args: Run options.
+        end2end: The head selects its detections itself.
+
+    Raises:
+        OptionError: An option asks for what this model does not predict.
+    """
+    check_fusion(schema.names, args)
+    options = suppression_of(args, schema)
+    if end2end and (options.method != "hard" or options.vote != "off"):
+        LOGGER.warning("this end-to-end head selects its boxes itself: suppress and var_vote have no effect")
+
+
 def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     """Translate the run options for `yolo_uncert.ops`.
 
@@ -89,7 +106,7 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
         method=args.suppress,
         sigma=float(args.soft_sigma),
         iou_threshold=OBB_IOU if schema.task == "obb" and args.iou == DEFAULT_CFG_DICT["iou"] else float(args.iou),
-        score_threshold=float(args.conf),
+        score_threshold=float(args.conf or 0.0),
         max_det=args.max_det,
         max_nms=args.max_nms,
         agnostic=bool(args.agnostic_nms),

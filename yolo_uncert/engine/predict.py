@@ -13,7 +13,7 @@ from ultralytics.utils import DEFAULT_CFG, ops
 from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.options import put_options, split_options
-from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postprocess, scale_fields
+from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.ops import warm_up
@@ -37,6 +37,7 @@ class _UncertPredictor(DetectionPredictor):
         """Load the model and learn its extra channels."""
         super().setup_model(model, verbose)
         self.schema = schema_of(self.model, self.args.task)
+        check_rules(self.schema, self.args, end2end=getattr(self.model, "end2end", False))
         warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
 
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: Any, **kwargs: Any) -> list[UncertResults]:

@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.metrics import sigma_prefixes, sigma_results
 from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model
@@ -68,10 +69,11 @@ class _UncertTrainer(DetectionTrainer):
         return ckpt
 
     def _setup_train(self) -> None:
-        """Give results.csv its columns on sigma from the first epoch on, validated or not."""
+        """Check the options of validation, and give results.csv its columns on sigma from the first epoch on."""
         super()._setup_train()
         if RANK in {-1, 0}:
             schema = schema_of(unwrap_model(self.model), self.args.task)
+            check_rules(schema, self.args)
             for prefix in sigma_prefixes(schema, self.args.sigma_source):
                 self.metrics.update(sigma_results(prefix, None))
 

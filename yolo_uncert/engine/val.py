@@ -15,7 +15,7 @@ from ultralytics.utils.metrics import batch_probiou, box_iou
 
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
-from yolo_uncert.engine.postprocess import postprocess, scale_fields
+from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.functional.residuals import SigmaSummary
@@ -46,6 +46,7 @@ class _UncertValidator(DetectionValidator):
         """Learn the model's extra channels before the first batch."""
         super().init_metrics(model)
         self.schema = schema_of(model, self.args.task)
+        check_rules(self.schema, self.args, end2end=self.end2end)
         warm_up(self.args.suppress_backend)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
 

@@ -207,8 +207,11 @@ def _variances(variances: Any, count: int, sides: int) -> Floats:
 
 def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool_]:
     """``[N]``: whether all numbers of a candidate are finite and no variance is negative."""
+    known = variances
     # The infinite angle variances that stand for unknown ones are no broken numbers.
-    known = variances[:, :4] if variances.shape[1] == 5 and np.isposinf(variances[:, 4]).all() else variances
+    if variances.shape[1] == 5 and (unknown := np.isposinf(variances[:, 4])).any():
+        known = variances.copy()
+        known[unknown, 4] = 0
     if not (_fine(boxes) and _fine(scores) and _fine(known) and np.minimum.reduce(known, axis=None, initial=0) >= 0):
         usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
         usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)

@@ -74,7 +74,7 @@ def vote(boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) ->
 
 def above(scores: NDArray[np.float32], threshold: float, every: bool) -> tuple[Ints, Ints]:
     """Class and anchor of the scores ``[C, A]`` above a threshold; see `kernels.above`."""
-    values = torch.tensor(scores)
+    values = torch.from_numpy(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)  # NaN is never above
     if every:
         anchor, label = (values > threshold).T.nonzero(as_tuple=True)
         return label.numpy(), anchor.numpy()
