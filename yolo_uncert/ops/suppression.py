@@ -51,6 +51,8 @@ def suppress(
         TypeError: If the boxes are neither an array nor a tensor.
         ValueError: If shapes do not fit, or the method needs what is not there. Candidates that hold numbers that are
             not finite, or negative variances, are no error: they are rejected, with a warning that counts them.
+        ImportError: If numba or triton is asked for and not installed.
+        RuntimeError: If triton is asked for and there is no GPU.
 
     Reference:
         Bodla et al., Soft-NMS, ICCV 2017, arXiv 1704.04503; He et al., Bounding Box Regression with Uncertainty, CVPR

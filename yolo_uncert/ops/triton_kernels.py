@@ -110,16 +110,15 @@ def suppress(
                 pool = mates & (value > _OUT)
                 if everyone:
                     pool = mates & (tl.load(rank + cols, mask=inside, other=_OUT) > _OUT)
-                closeness = _closeness(pool, iou, cols == pick, numbers)
+                near = _closeness(pool, iou, cols == pick, numbers)[:, None]
                 source, offset = _offsets(geometry, stride, cols, pool, pick, oriented, sides)
                 voters = pool[:, None] & (tl.arange(0, sides)[None, :] < columns)
-                weight = closeness[:, None] * tl.load(factors + source, mask=voters, other=0.0)
+                weight = near * tl.load(factors + source, mask=voters, other=0.0)
                 total += weight
                 moves += weight * offset
                 squares += weight * offset * offset
                 if merged:
-                    share = closeness[:, None] if fused else weight
-                    spread += share * tl.load(terms + source, mask=voters, other=0.0)
+                    spread += (near if fused else weight) * tl.load(terms + source, mask=voters, other=0.0)
             value, dropped = _decay(value, iou, mates, cols == pick, numbers, method)
             if method == _HARD:
                 strongest = tl.maximum(strongest, tl.load(scores + cols, mask=dropped, other=0.0))
@@ -129,14 +128,14 @@ def suppress(
         tl.store(index + row, pick)
         tl.store(kept_scores + row, tl.max(strongest, 0) if method == _HARD else best)
         if vote:
-            side = tl.arange(0, sides)
-            count, mean = tl.sum(total, 0), tl.sum(moves, 0)
-            mean = tl.where(count > 0, mean / tl.where(count > 0, count, 1.0), 0.0)
+            side = row * columns + tl.arange(0, sides)
+            stored = tl.arange(0, sides) < columns
+            count, mean = _mean(total, moves)
             box = _moved(geometry, stride, pick, mean, oriented, sides)
-            tl.store(kept_boxes + row * columns + side, box, mask=side < columns)
+            tl.store(kept_boxes + side, box, mask=stored)
             if merged:
                 variance = _merged(count, mean, tl.sum(squares, 0), tl.sum(spread, 0), fused)
-                tl.store(kept_variances + row * columns + side, variance, mask=side < columns)
+                tl.store(kept_variances + side, variance, mask=stored)
         # A thread may read scores in the next pass that another one has just written.
         tl.debug_barrier()
         best, pick = _first(lead, place)
@@ -236,6 +235,13 @@ def _apart(geometry: tl.tensor, stride: tl.tensor, cols: tl.tensor, inside: tl.t
     wide = tl.load(geometry + 2 * stride + cols, mask=inside, other=0.0)
     high = tl.load(geometry + 3 * stride + cols, mask=inside, other=0.0)
     return shift_x, shift_y, wide, high
+
+
+@triton.jit
+def _mean(weights: tl.tensor, moves: tl.tensor) -> tl.tensor:
+    """Sum of the weights ``[S]`` and mean offset, zero for a coordinate without votes."""
+    total = tl.sum(weights, 0)
+    return total, tl.where(total > 0, tl.sum(moves, 0) / tl.where(total > 0, total, 1.0), 0.0)
 
 
 @triton.jit
