@@ -20,6 +20,9 @@ import numpy as np
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, which torch does not do by itself
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Any:

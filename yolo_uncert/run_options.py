@@ -54,7 +54,9 @@ class RunOptions:
     multi_label: bool | None = option(
         None, "Every class above conf makes a candidate, not only the best; unset: in val, not in predict."
     )
-    suppress_backend: str = option("auto", "Code that suppresses.", choices=("auto", "numba", "torch"))
+    suppress_backend: str = option(
+        "auto", "Code that suppresses: on the CPU, or triton on a GPU.", choices=("auto", "numba", "torch", "triton")
+    )
     retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
     data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
 

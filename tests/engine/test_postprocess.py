@@ -384,11 +384,13 @@ def test_multi_label_option_decides_over_the_default_of_the_mode(labels):
         assert len(found.conf) == 1 + (default if labels is None else labels)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("backend", ["numba", "torch", "triton"])
 def test_backends_agree(backend):
+    if backend == "triton":
+        pytest.importorskip("triton")
     schema = Schema.of("obb", 2, ["gaussian"])
     y = random_output(schema, anchors=60)
-    given = {"suppress": "soft", "var_vote": True}
+    given = {"suppress": "soft", "var_vote": True, "max_det": 5}
     expected = postprocess(y, schema, options(**given))
     forced = postprocess(y, schema, options(suppress_backend=backend, **given))
     for a, b in zip(forced, expected, strict=True):

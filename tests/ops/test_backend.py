@@ -72,8 +72,8 @@ def test_without_numba_torch_computes_and_says_so_once(without_numba, caplog) ->
         warm_up("numba")
 
 
-def test_importing_the_library_does_not_import_numba() -> None:
-    code = "import sys, yolo_uncert.ops; sys.exit('numba' in sys.modules)"
+def test_importing_the_library_imports_no_compiler() -> None:
+    code = "import sys, yolo_uncert.ops; sys.exit('numba' in sys.modules or 'triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -270,7 +270,7 @@ def test_huge_and_tiny_numbers_stay_finite() -> None:
         ({"ious": torch.ones(3)}, "ious belong to method='iou-guided'"),
         ({"options": Suppression("iou-guided")}, "that method needs them"),
         ({"options": Suppression(vote="bayes")}, "vote='bayes' multiplies Gaussians and needs variances"),
-        ({"backend": "numpy"}, "backend is 'numpy'.*Allowed: auto, numba, torch"),
+        ({"backend": "numpy"}, "backend is 'numpy'.*Allowed: auto, numba, torch, triton"),
     ],
 )
 def test_what_does_not_fit_is_an_error(change, message) -> None:

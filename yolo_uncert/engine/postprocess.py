@@ -15,7 +15,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import Candidates, check_fusion, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
-from yolo_uncert.ops import Kept, Suppression, suppress
+from yolo_uncert.ops import Kept, Suppression, batched_suppress
 from yolo_uncert.schema import Schema
 
 OBB_IOU = 0.5
@@ -67,7 +67,7 @@ def postprocess(
     options = suppression_of(args, schema)
     labels = multi_label if args.multi_label is None else args.multi_label
     found = extract(y, schema, args, multi_label=labels)
-    return [_suppress(candidates, options, schema, source, args.suppress_backend) for candidates in found]
+    return _suppress(found, options, schema, source, args.suppress_backend)
 
 
 def check_rules(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> None:
@@ -119,17 +119,27 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     )
 
 
-def _suppress(found: Candidates, options: Suppression, schema: Schema, source: str, backend: str) -> Detections:
-    """Suppress the duplicates of one image and let them vote."""
+def _suppress(
+    found: list[Candidates], options: Suppression, schema: Schema, source: str, backend: str
+) -> list[Detections]:
+    """Suppress the duplicates of each image and let them vote."""
     voting = options.vote != "off" and source != "none"
-    variances = _sides_std(found, schema, source).square() if voting else None
-    ious = found.fields["iou_aware"][:, 0] if options.guided else None
-    kept: Kept[torch.Tensor] = suppress(
-        found.boxes, found.conf, found.cls, variances, options, ious=ious, backend=backend
+    images: list[Kept[torch.Tensor]] = batched_suppress(
+        [candidates.boxes for candidates in found],
+        [candidates.conf for candidates in found],
+        [candidates.cls for candidates in found],
+        [_sides_std(candidates, schema, source).square() for candidates in found] if voting else None,
+        options,
+        ious=[candidates.fields["iou_aware"][:, 0] for candidates in found] if options.guided else None,
+        backend=backend,
     )
-    chosen = found.take(kept.index)
-    chosen.boxes, chosen.conf = kept.boxes, kept.scores
-    return _describe(chosen, schema, source, kept.variances.sqrt() if kept.variances is not None else None)
+    detections = []
+    for candidates, kept in zip(found, images, strict=True):
+        chosen = candidates.take(kept.index)
+        chosen.boxes, chosen.conf = kept.boxes, kept.scores
+        voted = kept.variances.sqrt() if kept.variances is not None else None
+        detections.append(_describe(chosen, schema, source, voted))
+    return detections
 
 
 def _sides_std(found: Candidates, schema: Schema, source: str) -> torch.Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from yolo_uncert.ops.backend import Ints
+from yolo_uncert.ops.backend import Ints, get_device_backend
 from yolo_uncert.ops.candidates import Array, Kept, label, restore_index
 from yolo_uncert.ops.options import Suppression
-from yolo_uncert.ops.suppression import DEFAULT, suppress
+from yolo_uncert.ops.suppression import DEFAULT, check_guided, suppress
 from yolo_uncert.ops.voting import var_vote
 
 
@@ -35,7 +35,7 @@ def batched_suppress(
         variances: Per image ``Tensor[N, 4]`` or ``Tensor[N, 5]``, squared pixels and radians.
         options: Method, thresholds and vote; ``max_det`` and ``max_nms`` count per image.
         ious: Per image ``Tensor[N]`` of predicted IoUs, for ``method="iou-guided"`` only.
-        backend: ``auto``, ``numba`` or ``torch``.
+        backend: ``auto``, ``numba``, ``torch`` or ``triton`` (all images at once on a GPU).
 
     Returns:
         The kept boxes of each image; ``index`` counts within the image.
@@ -49,7 +49,10 @@ def batched_suppress(
         if values is not None and len(values) != count:
             raise ValueError(f"{name} must have one entry for each of the {count} images; got {len(values)}")
     none = [None] * count
-    rows = zip(boxes, scores, classes or none, variances or none, ious or none, strict=True)
+    rows = list(zip(boxes, scores, classes or none, variances or none, ious or none, strict=True))
+    if count and (device := get_device_backend(backend)):
+        check_guided(options, ious)
+        return device.suppress_images(rows, options)
     return [suppress(b, s, c, v, options, ious=u, backend=backend) for b, s, c, v, u in rows]
 
 
@@ -76,15 +79,18 @@ def batched_soft_nms(
     """
     backend = options.pop("backend", "auto")
     settings = Suppression(**options)
-    indices: list[Any] = []
-    decayed: list[Any] = []
-    for index in _members(images, len(boxes)):
-        where = restore_index(index, boxes)
-        kept = suppress(
-            boxes[where], scores[where], None if classes is None else classes[where], None, settings, backend=backend
-        )
-        indices.append(where[kept.index])
-        decayed.append(kept.scores)
+    members = [restore_index(index, boxes) for index in _members(images, len(boxes))]
+    labels = None if classes is None else [classes[where] for where in members]
+    found = batched_suppress(
+        [boxes[where] for where in members],
+        [scores[where] for where in members],
+        labels,
+        None,
+        settings,
+        backend=backend,
+    )
+    indices = [where[kept.index] for where, kept in zip(members, found, strict=True)]
+    decayed = [kept.scores for kept in found]
     return _join(indices, restore_index(np.empty(0, np.int64), boxes)), _join(decayed, scores[:0])
 
 

@@ -16,9 +16,9 @@ from yolo_uncert.ops.backend import Floats, Ints
 LOGGER = logging.getLogger("yolo_uncert.ops")
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
-_LEAST_VARIANCE = 1e-12
+LEAST_VARIANCE = 1e-12
 """Variances below this one weigh as much as this one, so that a variance of zero does not divide by zero."""
-_LEAST_SCORE = 1e-100
+LEAST_SCORE = 1e-100
 """Scores below this one weigh as much as this one, so that votes always have a mean."""
 _MOST_LABELS = 1 << 12
 """Classes above this one are renumbered, so that a table of all classes stays small."""
@@ -73,21 +73,15 @@ class Candidates:
             TypeError: If the boxes are neither an array nor a tensor.
             ValueError: If the shapes do not fit.
         """
-        if not isinstance(boxes, (np.ndarray, Tensor)):
-            raise TypeError(f"boxes must be a numpy array or a torch tensor, not {type(boxes).__name__}")
-        sides = boxes.shape[1] if boxes.ndim == 2 else 0
-        if sides not in (4, 5):
-            raise ValueError(f"boxes must be [N, 4] (xyxy) or [N, 5] (xywhr); got {list(boxes.shape)}")
-        box = floats(boxes)
-        score = column("scores", scores, len(box))
-        variance = _variances(variances, len(box), sides)
+        check_shapes(boxes, scores, classes, variances)
+        box, score, variance = floats(boxes), floats(scores), _variances(variances, boxes)
         return cls(
             boxes=box,
             scores=score,
             labels=np.zeros(len(box), np.int64) if classes is None else label("classes", classes, len(box)),
             variances=variance,
             usable=_usable(box, score, variance),
-            single=_is_single(boxes),
+            single=is_single(boxes),
         )
 
     @property
@@ -122,13 +116,34 @@ class Candidates:
             Factors and terms, ``[N, 4]`` or ``[N, 5]``, zero where the variance is infinite; terms ``[N, 0]`` where
             there are no variances.
         """
-        scores = np.where(self.usable, np.maximum(self.scores, _LEAST_SCORE), 0.0)[:, None]
+        scores = np.where(self.usable, np.maximum(self.scores, LEAST_SCORE), 0.0)[:, None]
         if not self.has_variances:
             return np.repeat(scores, self.boxes.shape[1], axis=1), self.variances
-        precisions, known = 1 / np.maximum(self.variances, _LEAST_VARIANCE), self.variances < np.inf
+        precisions, known = 1 / np.maximum(self.variances, LEAST_VARIANCE), self.variances < np.inf
         factors = precisions if weight == "variance" else scores * (precisions if weight == "both" else known)
         terms = precisions if fused else np.where(known, self.variances, 0.0)
         return floats(factors), floats(terms)
+
+
+def check_shapes(boxes: Any, scores: Any, classes: Any, variances: Any) -> None:
+    """Check candidates of one image before they are converted.
+
+    Raises:
+        TypeError: If the boxes are neither an array nor a tensor.
+        ValueError: If the shapes do not fit.
+    """
+    if not isinstance(boxes, (np.ndarray, Tensor)):
+        raise TypeError(f"boxes must be a numpy array or a torch tensor, not {type(boxes).__name__}")
+    sides = boxes.shape[1] if boxes.ndim == 2 else 0
+    if sides not in (4, 5):
+        raise ValueError(f"boxes must be [N, 4] (xyxy) or [N, 5] (xywhr); got {list(boxes.shape)}")
+    count = len(boxes)
+    check_count("scores", scores, count)
+    if classes is not None:
+        check_count("classes", classes, count)
+    if variances is not None and tuple(variances.shape) not in {(count, 4), (count, sides)}:
+        allowed = f"[{count}, 4]" + (f" or [{count}, 5]" if sides == 5 else "")
+        raise ValueError(f"variances must be {allowed}, one per side of a box; got {list(variances.shape)}")
 
 
 def floats(values: Any) -> Floats:
@@ -147,7 +162,7 @@ def column(name: str, values: Any, count: int) -> Floats:
     Raises:
         ValueError: If the shape is not ``[count]``.
     """
-    _check_count(name, values, count)
+    check_count(name, values, count)
     return floats(values)
 
 
@@ -157,7 +172,7 @@ def label(name: str, classes: Any, count: int) -> Ints:
     Raises:
         ValueError: If the shape is not ``[count]``.
     """
-    _check_count(name, classes, count)
+    check_count(name, classes, count)
     labels = integers(classes)
     if count and (labels.min() < 0 or labels.max() >= _MOST_LABELS):
         return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -176,6 +191,33 @@ def restore_index(index: Ints, like: Array) -> Array:
     return torch.from_numpy(index).to(like.device) if isinstance(like, Tensor) else index
 
 
+def is_single(boxes: Any) -> bool:
+    """Whether boxes come in float32 or less."""
+    if isinstance(boxes, Tensor):
+        return boxes.is_floating_point() and boxes.dtype != torch.float64
+    return boxes.dtype.kind == "f" and boxes.dtype.itemsize < 8
+
+
+def check_count(name: str, values: Any, count: int) -> None:
+    """Check that there is one number per candidate.
+
+    Raises:
+        ValueError: If the shape is not ``[count]``.
+    """
+    if tuple(values.shape) != (count,):
+        raise ValueError(f"{name} must be [{count}], one per box; got {list(values.shape)}")
+
+
+def warn_rejected(rejected: int, count: int) -> None:
+    """Log a warning that counts the rejected candidates of an image, if there are any."""
+    if rejected:
+        LOGGER.warning(
+            "rejected %d of %d candidates: box, score or variance is not finite, or a variance is negative",
+            rejected,
+            count,
+        )
+
+
 def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
     if isinstance(values, Tensor):
         values = values.detach().to("cpu", tensor_dtype).numpy()
@@ -183,26 +225,11 @@ def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
     return values if values.flags.aligned else values.copy()
 
 
-def _is_single(boxes: NDArray[Any] | Tensor) -> bool:
-    if isinstance(boxes, Tensor):
-        return boxes.is_floating_point() and boxes.dtype != torch.float64
-    return boxes.dtype.kind == "f" and boxes.dtype.itemsize < 8
-
-
-def _check_count(name: str, values: Any, count: int) -> None:
-    if tuple(values.shape) != (count,):
-        raise ValueError(f"{name} must be [{count}], one per box; got {list(values.shape)}")
-
-
-def _variances(variances: Any, count: int, sides: int) -> Floats:
+def _variances(variances: Any, boxes: Any) -> Floats:
     if variances is None:
-        return np.empty((count, 0))
-    shape = tuple(variances.shape)
-    if shape not in {(count, 4), (count, sides)}:
-        allowed = f"[{count}, 4]" + (f" or [{count}, 5]" if sides == 5 else "")
-        raise ValueError(f"variances must be {allowed}, one per side of a box; got {list(shape)}")
+        return np.empty((len(boxes), 0))
     values = floats(variances)
-    return values if shape[1] == sides else np.column_stack((values, np.full(count, np.inf)))
+    return values if variances.shape == boxes.shape else np.column_stack((values, np.full(len(boxes), np.inf)))
 
 
 def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool_]:
@@ -215,11 +242,7 @@ def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool
     if not (_fine(boxes) and _fine(scores) and _fine(known) and np.minimum.reduce(known, axis=None, initial=0) >= 0):
         usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
         usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
-        LOGGER.warning(
-            "rejected %d of %d candidates: box, score or variance is not finite, or a variance is negative",
-            len(usable) - int(usable.sum()),
-            len(usable),
-        )
+        warn_rejected(len(usable) - int(usable.sum()), len(usable))
         return usable
     return np.ones(len(boxes), np.bool_)
 

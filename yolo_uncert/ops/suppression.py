@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_uncert.ops.backend import Floats, Ints, get_backend
+from yolo_uncert.ops.backend import Floats, Ints, get_backend, get_device_backend
 from yolo_uncert.ops.candidates import Array, Candidates, Kept, column, restore, restore_index
 from yolo_uncert.ops.options import Rules, Suppression
 
@@ -42,7 +42,7 @@ def suppress(
             column, without which the angle is taken for unknown: it does not vote.
         options: Method, thresholds and vote.
         ious: ``Tensor[N]`` of predicted IoUs, for ``method="iou-guided"`` only.
-        backend: ``auto``, ``numba`` or ``torch``.
+        backend: ``auto``, ``numba``, ``torch`` or ``triton`` (on a GPU).
 
     Returns:
         The kept boxes by falling score.
@@ -51,17 +51,26 @@ def suppress(
         TypeError: If the boxes are neither an array nor a tensor.
         ValueError: If shapes do not fit, or the method needs what is not there. Candidates that hold numbers that are
             not finite, or negative variances, are no error: they are rejected, with a warning that counts them.
+        ImportError: If numba or triton is asked for and not installed.
+        RuntimeError: If triton is asked for and there is no GPU.
 
     Reference:
         Bodla et al., Soft-NMS, ICCV 2017, arXiv 1704.04503; He et al., Bounding Box Regression with Uncertainty, CVPR
         2019, arXiv 1809.08545. `Suppression` cites the other choices.
     """
+    check_guided(options, ious)
+    if device := get_device_backend(backend):
+        return device.suppress_images([(boxes, scores, classes, variances, ious)], options)[0]
     candidates = Candidates.of(boxes, scores, classes, variances)
-    if options.guided != (ious is not None):
-        raise ValueError("predicted ious belong to method='iou-guided', and that method needs them")
     rank = candidates.scores if ious is None else column("ious", ious, len(candidates.boxes))
     kept = _solve(candidates, rank, options, backend)
     return _as_given(kept, boxes, scores, variances)
+
+
+def check_guided(options: Suppression, ious: object) -> None:
+    """Raise ValueError unless predicted ious are there exactly when the method needs them."""
+    if options.guided != (ious is not None):
+        raise ValueError("predicted ious belong to method='iou-guided', and that method needs them")
 
 
 def soft_nms(
@@ -81,7 +90,7 @@ def soft_nms(
         scores: ``Tensor[N]``, at least 0.
         classes: ``Tensor[N]`` of integers; None stands for one class.
         method: ``soft`` (decay by ``exp(-IoU^2 / sigma)``) or ``soft-linear`` (by ``1 - IoU`` above ``iou_threshold``).
-        backend: ``auto``, ``numba`` or ``torch``.
+        backend: ``auto``, ``numba``, ``torch`` or ``triton`` (on a GPU).
         options: Further fields of `Suppression`: ``sigma``, ``iou_threshold``, ``score_threshold``, ``max_det``,
             ``max_nms``, ``agnostic``.
 

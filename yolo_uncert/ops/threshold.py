@@ -24,7 +24,7 @@ def above_threshold(
             contiguous and in float32.
         threshold: Scores must be larger.
         multi_label: Every class of an anchor counts, else the best one (of equal ones the first).
-        backend: ``auto``, ``numba`` or ``torch``.
+        backend: ``auto``, ``numba`` or ``torch``; with ``triton`` this runs on the CPU as with ``auto``.
 
     Returns:
         Classes ``Tensor[N]`` and anchors ``Tensor[N]``, int64, by rising anchor and then class: ``scores[classes,

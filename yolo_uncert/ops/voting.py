@@ -46,7 +46,7 @@ def var_vote(
         variances: ``Tensor[N, 4]`` of the sides l, t, r, b in squared pixels, of oriented boxes in their own frame;
             ``Tensor[N, 5]`` has the angle's in squared radians besides, else the angle does not vote. Without variances
             the scores are the weights. Variances below 1e-12 weigh as much as 1e-12.
-        backend: ``auto``, ``numba`` or ``torch``.
+        backend: ``auto``, ``numba`` or ``torch``; with ``triton`` this runs on the CPU as with ``auto``.
         options: Fields of `Suppression` that start with ``vote_``, ``merge``, ``agnostic``, and ``iou_threshold`` for
             ``vote="bayes"``.
 
