@@ -112,7 +112,7 @@ def test_shortcuts_lose_no_candidate(alpha, multi_label):
     (found,) = extract(y, schema, given, multi_label=multi_label)
     rows = y[0].T
     scores = fuse_scores(rows[:, 4:7], schema.split(rows[:, 7:], -1), rows[:, 2:4], given)
-    expected = scores > 0.2
+    expected = (scores > 0.2) & (rows[:, 4:7] > 0.001)
     if not multi_label:
         expected &= torch.nn.functional.one_hot(scores.argmax(1), 3).bool()
     anchor, cls = expected.nonzero(as_tuple=True)
@@ -120,3 +120,12 @@ def test_shortcuts_lose_no_candidate(alpha, multi_label):
     assert torch.equal(found.index, anchor)
     assert torch.equal(found.cls, cls.float())
     assert_close(found.conf, scores[anchor, cls])
+
+
+def test_predicted_iou_lifts_no_class_that_is_out_of_the_question():
+    y = anchors([10.0, 20.0, 4.0, 8.0, 0.0005, 0.9], [30.0, 20.0, 2.0, 2.0, 0.002, 0.9])
+    (found,) = extract(y, Schema.of("detect", 1, ["iou_aware"]), options(conf=0.001))
+    # sqrt(0.0005 * 0.9) = 0.02 is above conf, the class score is not
+    assert found.index.tolist() == [1]
+    (found,) = extract(y, Schema.of("detect", 1, ["iou_aware"]), options(conf=0.0001))
+    assert found.index.tolist() == [0, 1]

@@ -14,6 +14,10 @@ from yolo_uncert.functional.scores import fuse_iou, gaussian_yolo
 from yolo_uncert.ops import above_threshold
 from yolo_uncert.schema import Schema
 
+LEAST_CLASS_SCORE = 0.001
+"""Class score that a candidate needs beside a fused score above ``conf``: Ultralytics' ``conf`` of a validation, where
+the root in the fused score would let in every class of every anchor."""
+
 
 @dataclass
 class Candidates:
@@ -163,16 +167,17 @@ def _fused(
     stock = 4 + schema.nc
     # Fusion keeps the order of an anchor's classes, so the best one decides whether the anchor takes part.
     best = x[4:stock].amax(0)
+    least = min(args.conf, LEAST_CLASS_SCORE)
     # No factor exceeds 1, so a fused score is at most p^alpha; rounding is allowed for.
-    least = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
-    index = (best > least).nonzero().view(-1)
+    bound = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
+    index = (best > max(least, bound)).nonzero().view(-1)
     score = fuse_scores(best[index, None], schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)[:, 0]
     index, score = index[score > args.conf], score[score > args.conf]
-    scores = x[4:stock, index].T
+    plain = x[4:stock, index].T
     if not several:
-        return scores.argmax(1), index, score
-    scores = fuse_scores(scores, schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)
-    anchor, cls = (scores > args.conf).nonzero(as_tuple=True)
+        return plain.argmax(1), index, score
+    scores = fuse_scores(plain, schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)
+    anchor, cls = ((scores > args.conf) & (plain > least)).nonzero(as_tuple=True)
     return cls, index[anchor], scores[anchor, cls]
 
 
