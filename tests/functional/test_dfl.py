@@ -67,6 +67,11 @@ class TestMoments:
             assert m.item() == pytest.approx(reference.mean())
             assert v.item() == pytest.approx(reference.var())
 
+    def test_bins_before_the_anchors(self) -> None:
+        logits = random_logits(2, 4, R, 7)
+        for moment, expected in zip(dfl.moments(logits, dim=2), dfl.moments(logits.transpose(2, 3)), strict=True):
+            torch.testing.assert_close(moment, expected)
+
     def test_ignores_a_constant_offset(self) -> None:
         logits = random_logits(5, R)
         for moment, shifted in zip(dfl.moments(logits), dfl.moments(logits + 100), strict=True):

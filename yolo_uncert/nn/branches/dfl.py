@@ -44,9 +44,10 @@ class DFLBranch(Branch):
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
         """Return the std Tensor[B, 4, A] of l, t, r, b about the decoded distance in pixels."""
         batch, _, anchors = raw["boxes"].shape
-        logits = raw["boxes"].view(batch, 4, self.spec.reg_max, anchors).transpose(2, 3)
+        logits = raw["boxes"].view(batch, 4, self.spec.reg_max, anchors)
         if self.options.decode == "mean":
-            variance = moments(logits)[1]
+            variance = moments(logits, dim=2)[1]
         else:
+            logits = logits.transpose(2, 3)
             variance = variance_about(logits, peak(logits, self.options.window))
         return (variance.sqrt() * decoded.strides).to(decoded.boxes.dtype)
