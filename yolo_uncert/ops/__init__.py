@@ -17,6 +17,7 @@ any detector:
 from yolo_uncert.ops.backend import warm_up
 from yolo_uncert.ops.batched import batched_soft_nms, batched_suppress, batched_var_vote
 from yolo_uncert.ops.candidates import Kept
+from yolo_uncert.ops.matching import greedy_match
 from yolo_uncert.ops.options import Suppression
 from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou, rotated_iou
 from yolo_uncert.ops.suppression import soft_nms, suppress
@@ -30,6 +31,7 @@ __all__ = [
     "batched_soft_nms",
     "batched_suppress",
     "batched_var_vote",
+    "greedy_match",
     "pairwise_rotated_iou",
     "rotated_iou",
     "soft_nms",

@@ -46,6 +46,9 @@ class Backend(Protocol):
     def above(self, scores: NDArray[np.float32], threshold: float, every: bool) -> tuple[Ints, Ints]:
         """Return class and anchor of the scores above a threshold."""
 
+    def match(self, iou: Floats, threshold: float) -> Ints:
+        """Return the object of each detection, or -1."""
+
 
 class DeviceBackend(Protocol):
     """What a backend module offers that takes tensors on a device, all images at once."""

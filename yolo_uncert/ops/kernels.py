@@ -17,10 +17,11 @@ from numba import njit, types
 
 from yolo_uncert.ops.backend import Floats, Ints
 from yolo_uncert.ops.compiling import FLAGS, array, entry, named_tuple
+from yolo_uncert.ops.matching_kernel import match
 from yolo_uncert.ops.options import HARD, SOFT, Rules
 from yolo_uncert.ops.threshold_kernel import above
 
-__all__ = ["above", "suppress", "vote"]
+__all__ = ["above", "match", "suppress", "vote"]
 
 _QUARTER = math.pi / 2
 _NOISE = 64 * np.finfo(np.float64).eps

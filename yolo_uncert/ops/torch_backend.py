@@ -72,6 +72,17 @@ def vote(boxes: Floats, labels: Ints, votes: Votes, kept: Ints, rules: Rules) ->
     return _stack(voted, pool)
 
 
+def match(iou: Floats, threshold: float) -> Ints:
+    """Object of each detection, or -1, from overlaps ``[T, N]``; see `kernels.match`."""
+    matched, left = np.full(iou.shape[1], -1), np.where((iou >= threshold) & (iou > 0), iou, 0.0)
+    for j in np.flatnonzero(left.any(0)):
+        best = left[:, j].argmax()
+        if left[best, j] > 0:
+            matched[j] = best
+            left[best] = 0
+    return matched
+
+
 def above(scores: NDArray[np.float32], threshold: float, every: bool) -> tuple[Ints, Ints]:
     """Class and anchor of the scores ``[C, A]`` above a threshold; see `kernels.above`."""
     values = torch.from_numpy(scores).nan_to_num(-torch.inf, torch.inf, -torch.inf)  # NaN is never above
