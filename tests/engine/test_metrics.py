@@ -19,10 +19,17 @@ def collect(cls, prefixes, residual, sigma):
     """Metrics of one class over two images with one detected object each, and the given matches."""
     metrics = cls({0: "a"})
     metrics.prefixes = prefixes
-    for rows in np.array_split(np.arange(len(residual)), 2):
-        one = {"tp": np.ones((1, 10), bool), "conf": np.ones(1), "pred_cls": np.zeros(1), "im_name": "x.jpg"}
+    for file, rows in zip("xy", np.array_split(np.arange(len(residual)), 2), strict=True):
+        one = {"tp": np.ones((1, 10), bool), "conf": np.ones(1), "pred_cls": np.zeros(1), "im_name": f"{file}.jpg"}
         targets = {"target_cls": np.zeros(1), "target_img": np.zeros(1)}
-        metrics.update_stats({**one, **targets, "residual": residual[rows], "sigma": sigma[rows]})
+        boxes = np.tile([0.0, 0.0, 9.0, 9.0, 0.0][: residual.shape[1]], (len(rows), 1))
+        records = {
+            "matched": np.column_stack((boxes, np.full((len(rows), 3), [0.8, 0.9, 0.0]))),
+            "overlap": np.array([0.8]),
+            "image": np.array([[20.0, 30.0, 1, 1, len(rows)]]),
+            "file": np.array([f"{file}.jpg"], dtype=object),
+        }
+        metrics.update_stats({**one, **targets, **records, "residual": residual[rows], "sigma": sigma[rows]})
     metrics.process()
     return metrics
 
@@ -98,3 +105,15 @@ def test_statistics_are_cleared_for_the_next_validation(matches):
     metrics.clear_stats()
     assert metrics.stats["residual"] == metrics.stats["sigma"] == []
     assert metrics.sigma.n == 7, "the results stay"
+
+
+def test_records_know_their_image(matches):
+    residual, sigma = matches
+    metrics = collect(UncertOBBMetrics, ("", "angle_"), residual, sigma)
+    assert metrics.matches.image.tolist() == [0] * 4 + [1] * 3
+    assert metrics.matches.files == ("x.jpg", "y.jpg")
+    assert metrics.matches.shapes.tolist() == [[20, 30]] * 2
+    assert np.array_equal(metrics.matches.residual, residual)
+    assert metrics.matches.take(metrics.matches.image == 1).sigma.tolist() == sigma[4:].tolist()
+    assert metrics.scored.image.tolist() == metrics.scored.target_image.tolist() == [0, 1]
+    assert metrics.scored.iou.tolist() == [0.8, 0.8]

@@ -10,6 +10,9 @@ import numpy as np
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
 from yolo_uncert.engine.candidates import pick_source
+from yolo_uncert.engine.records import KEYS as RECORDS
+from yolo_uncert.engine.records import records_of
+from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.functional.residuals import SigmaSummary, summarise
 from yolo_uncert.schema import Schema
 
@@ -40,13 +43,16 @@ class _SigmaMetrics(DetMetrics):
         prefixes: What the model provides, see sigma_prefixes; set before each validation.
         sigma: Summary over the box coordinates in pixels, None without.
         angle_sigma: The same of the angle in rad (oriented boxes), None without.
+        matches: The matched boxes with their errors, None before a validation.
+        scored: All detections with their scores, None before a validation.
     """
 
     def __init__(self, names: dict[int, str] | None = None) -> None:
-        """Register the two further statistics; gathering and clearing them is upstream's work."""
+        """Register the further statistics; gathering and clearing them is upstream's work."""
         super().__init__(names)
-        self.stats["residual"] = []
-        self.stats["sigma"] = []
+        self.stats.update({key: [] for key in RECORDS})
+        self.matches: Matches | None = None
+        self.scored: Scored | None = None
         self.prefixes: tuple[str, ...] = ()
         self.sigma: SigmaSummary | None = None
         self.angle_sigma: SigmaSummary | None = None
@@ -54,6 +60,7 @@ class _SigmaMetrics(DetMetrics):
     def process(self, save_dir: Path = Path("."), plot: bool = False, on_plot: Any = None) -> dict[str, np.ndarray]:
         """Compute the stock metrics and the summaries of sigma."""
         stats: dict[str, np.ndarray] = super().process(save_dir, plot, on_plot)
+        self.matches, self.scored = records_of(stats)
         residual, sigma = stats["residual"], stats["sigma"]
         self.sigma = summarise(residual[:, :4], sigma[:, :4]) if "" in self.prefixes else None
         self.angle_sigma = summarise(residual[:, 4:], sigma[:, 4:]) if "angle_" in self.prefixes else None

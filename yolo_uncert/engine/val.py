@@ -11,18 +11,16 @@ import torch
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.models.yolo.obb import OBBValidator
 from ultralytics.utils import LOGGER
-from ultralytics.utils.metrics import batch_probiou, box_iou
+from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
+from yolo_uncert.engine.records import image_record
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.functional.residuals import SigmaSummary
-from yolo_uncert.ops import warm_up
-
-MATCH_IOU = 0.5
-"""Overlap at which a detection counts as a measurement of an object, the customary threshold of the field."""
+from yolo_uncert.ops import pairwise_rotated_iou, warm_up
 
 
 class _UncertValidator(DetectionValidator):
@@ -87,37 +85,31 @@ class _UncertValidator(DetectionValidator):
                 LOGGER.info(format_summary(summary, unit))
 
     def _process_batch(self, preds: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Return the stock ``tp`` and, for each detection matched at IoU 0.5, residual and sigma in original pixels."""
+        """Return the stock ``tp`` and what the records need, with residuals and sigma in original pixels."""
         stats: dict[str, np.ndarray] = super()._process_batch(preds, batch)
-        empty = np.zeros((0, self.coordinates))
-        stats.update(residual=empty, sigma=empty)
-        if not (len(preds["cls"]) and len(batch["cls"]) and preds["std"].shape[1]):
-            return stats
-        detection, truth = self._match(preds, batch)
-        residual = self._residual(preds["bboxes"][detection], batch["bboxes"][truth])
-        gain = batch["ratio_pad"][0][0]
-        for name, values in (("residual", residual), ("sigma", preds["std"][detection])):
-            stats[name] = scale_fields({"std": values.double()}, gain)["std"].cpu().numpy()
-        return stats
+        (gain, _), pad = batch["ratio_pad"]
+        detections = {"bboxes": _original(preds["bboxes"], gain, pad), "std": self._original_std(preds["std"], gain)}
+        detections |= {name: preds[name].double().cpu().numpy() for name in ("conf", "cls")}
+        truth = {"bboxes": _original(batch["bboxes"], gain, pad), "cls": batch["cls"].double().cpu().numpy()}
+        iou = self._overlaps(batch["bboxes"], preds["bboxes"]).double().cpu().numpy()
+        shape = tuple(batch["ori_shape"])
+        records, rows, targets = image_record(detections, truth, iou, shape, batch["im_file"])
+        if detections["std"].shape[1]:
+            residual = self._residual(detections["bboxes"][rows], truth["bboxes"][targets])
+            sigma = detections["std"][rows]
+        else:
+            residual = sigma = np.zeros((0, self.coordinates))
+        return {**stats, **records, "residual": residual, "sigma": sigma}
+
+    def _original_std(self, std: torch.Tensor, gain: float) -> np.ndarray:
+        """Return standard deviations in original pixels."""
+        return scale_fields({"std": std.double()}, gain)["std"].cpu().numpy()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
         return box_iou(truth, preds)
 
-    def _residual(self, preds: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def _residual(self, preds: np.ndarray, truth: np.ndarray) -> np.ndarray:
         return truth - preds
-
-    def _match(self, preds: dict[str, torch.Tensor], batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Match greedily by descending score, class by class: indices of detections and of their ground truths."""
-        iou = self._overlaps(batch["bboxes"], preds["bboxes"]) * (batch["cls"][:, None] == preds["cls"])
-        iou = iou.cpu().numpy()
-        pairs = []
-        for j in np.flatnonzero(iou.max(0) >= MATCH_IOU):
-            i = int(iou[:, j].argmax())
-            if iou[i, j] >= MATCH_IOU:
-                pairs.append((int(j), i))
-                iou[i] = 0
-        index = torch.tensor(pairs, dtype=torch.long, device=preds["cls"].device).view(-1, 2)
-        return index[:, 0], index[:, 1]
 
 
 class UncertDetectionValidator(_UncertValidator):
@@ -130,7 +122,11 @@ class UncertDetectionValidator(_UncertValidator):
 
 
 class UncertOBBValidator(_UncertValidator, OBBValidator):
-    """Validate oriented boxes with uncertainty; matched by probIoU, as Ultralytics does."""
+    """Validate oriented boxes with uncertainty.
+
+    The stock table matches by probIoU, as Ultralytics does. What is measured of sigma and of the scores matches by the
+    exact overlap: probIoU is above 0 for boxes that do not touch.
+    """
 
     coordinates = 5
 
@@ -140,10 +136,18 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
         self.metrics = UncertOBBMetrics()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
-        return batch_probiou(truth, preds)
+        return pairwise_rotated_iou(truth.float(), preds.float())
 
-    def _residual(self, preds: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return align_representation(truth, preds[:, 4]) - preds
+    def _residual(self, preds: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        aligned = align_representation(torch.from_numpy(truth), torch.from_numpy(preds[:, 4]))
+        return aligned.numpy() - preds
+
+
+def _original(boxes: torch.Tensor, gain: float, pad: tuple[float, float]) -> np.ndarray:
+    """Return boxes, xyxy or xywhr, in pixels of the original image; not clipped to it, so that errors stay errors."""
+    rows = boxes.double().cpu().numpy()
+    shift = (*pad, 0, 0) if rows.shape[1] == 5 else (*pad, *pad)
+    return np.hstack(((rows[:, :4] - shift) / gain, rows[:, 4:]))
 
 
 def format_summary(summary: SigmaSummary, unit: str) -> str:
