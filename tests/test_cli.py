@@ -57,6 +57,7 @@ def model(monkeypatch):
         ("train retrofit", ("train", {"retrofit": True})),
         ("train iou_alpha=0.3 sigma_source=None", ("train", {"iou_alpha": 0.3, "sigma_source": None})),
         ("demo out=here", ("demo", {"out": "here"})),
+        ("calibrate level=0.8 remove=True", ("calibrate", {"level": 0.8, "remove": True})),
     ],
 )
 def test_arguments(line, expected):
@@ -74,6 +75,10 @@ def test_arguments(line, expected):
         ("train iou_alfa=1", r"train: unknown option 'iou_alfa' \(did you mean 'iou_alpha'\?\); see yolo-uncert help"),
         ("val conff=1", r"unknown option 'conff' \(did you mean 'conf'\?\)"),
         ("train out=x", "train: unknown option 'out'"),
+        (
+            "calibrate methd=isotonic",
+            r"unknown option 'methd' \(did you mean 'method'\?\); see yolo-uncert help calibrate",
+        ),
     ],
 )
 def test_wrong_arguments(line, message):
@@ -138,6 +143,10 @@ def test_results_are_streamed_and_saved(model, mode):
         ("train model=yolo11n-uncert.yaml data=None", "data= is missing"),
         ("val", "model= is missing"),
         ("export", "model= is missing"),
+        ("calibrate", "model= is missing"),
+        ("info", "model= is missing"),
+        ("calibrate model=yolov8n-uncert.yaml data=bccd.yaml", "give a trained .pt file as model="),
+        ("calibrate model=yolov8n-uncert.yaml level=1.5", "level must be between 0 and 1, not 1.5"),
         ("predict model=a.pt", "source= is missing: an image, video"),
         ("track model=a.pt", "source= is missing"),
         ("nonsense", "'nonsense' is neither a mode nor key=value"),

@@ -9,7 +9,7 @@ from yolo_uncert.cli import parse
 from yolo_uncert.config import OptionError, describe
 from yolo_uncert.help import MODES, WIDTH, mode_help, overview
 from yolo_uncert.nn.branches import BRANCHES
-from yolo_uncert.run_options import RunOptions
+from yolo_uncert.run_options import CalibrationOptions, RunOptions
 
 
 def options_of(text):
@@ -32,7 +32,7 @@ def test_help_lists_each_option_that_the_mode_heeds(name):
     for option in MODES[name].ours:
         assert shown[option] == f"{option}={asdict(RunOptions())[option]}"
     assert set(MODES[name].own) <= shown.keys()
-    assert {"model", "imgsz", "device"} <= shown.keys()
+    assert {"model"} | ({"imgsz", "device"} if name != "info" else set()) <= shown.keys()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,8 @@ def test_help_lists_each_option_that_the_mode_heeds(name):
         ("track", {"source", "tracker"}),
         ("export", {"format", "opset", "dynamic"}),
         ("demo", {"epochs", "data"}),
+        ("calibrate", {"data", "split", "conf", "workers"}),
+        ("info", {"model", "task"}),
     ],
 )
 def test_help_lists_ultralytics_options_with_their_defaults(name, stock):
@@ -64,6 +66,12 @@ def test_every_option_that_is_listed_exists():
     for mode in MODES.values():
         assert set(mode.stock) <= DEFAULT_CFG_DICT.keys()
         assert set(mode.ours) <= asdict(RunOptions()).keys()
+
+
+def test_help_on_calibration_tells_defaults():
+    text = " ".join(mode_help("calibrate").split())
+    for option, default, doc in describe(CalibrationOptions):
+        assert f"{option} {doc} (default {default})" in text
 
 
 @pytest.mark.parametrize("name", MODES)

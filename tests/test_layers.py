@@ -13,18 +13,20 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolo_uncert"
 LAYERS: list[tuple[str, ...]] = [
     ("functional",),
     ("ops",),
+    ("evaluation",),
     ("paths", "schema", "config", "data", "synthetic"),
     ("run_options",),
     ("losses",),  # knows predictions, not heads
     ("nn",),  # the branches of a head bring their loss terms
     ("engine",),
+    ("report",),
     ("model",),
-    ("demo", "help"),
+    ("compare", "demo", "help"),
     ("cli",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {"synthetic": {"synthetic", "functional", "ops"}}
-WITHOUT_ULTRALYTICS = {"functional", "ops", "paths", "synthetic"}
+WITHOUT_ULTRALYTICS = {"functional", "ops", "evaluation", "paths", "synthetic"}
 ANY_LAYER = {"__init__", "__main__"}
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

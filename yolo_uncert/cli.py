@@ -13,8 +13,10 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
 from ultralytics.utils.checks import check_yaml
 
 from yolo_uncert import __version__
+from yolo_uncert.compare import compare
 from yolo_uncert.config import OptionError, suggest
 from yolo_uncert.demo import demo
+from yolo_uncert.engine.info import describe_model
 from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.paths import list_assets
@@ -123,7 +125,17 @@ def _train(options: dict[str, Any]) -> None:
 
 
 def _val(options: dict[str, Any]) -> None:
-    _load(options).val(**options)
+    if isinstance(options.get("model"), str) and "," in options["model"]:
+        _compare(options)
+    else:
+        _load(options).val(**options)
+
+
+def _compare(options: dict[str, Any]) -> None:
+    if not options.get("model"):
+        raise OptionError("model= is missing: one trained model, or several separated by commas")
+    options.pop("task", None)
+    compare(options.pop("model"), **options)
 
 
 def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
@@ -142,6 +154,14 @@ def _export(options: dict[str, Any]) -> None:
     print(_load(options).export(**options))
 
 
+def _calibrate(options: dict[str, Any]) -> None:
+    print(_load(options).calibrate(**options))
+
+
+def _info(options: dict[str, Any]) -> None:
+    print(describe_model(_load(options)))
+
+
 def _demo(options: dict[str, Any]) -> None:
     demo(**options)
 
@@ -152,6 +172,9 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _stream("predict"),
     "track": _stream("track"),
     "export": _export,
+    "compare": _compare,
+    "calibrate": _calibrate,
+    "info": _info,
     "demo": _demo,
 }
 

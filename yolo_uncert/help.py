@@ -10,7 +10,7 @@ from ultralytics.utils import DEFAULT_CFG_PATH
 
 from yolo_uncert.config import OptionError, describe, suggest
 from yolo_uncert.nn.branches import BRANCHES
-from yolo_uncert.run_options import RunOptions
+from yolo_uncert.run_options import CalibrationOptions, RunOptions
 
 WIDTH = 100
 
@@ -52,6 +52,7 @@ _SIGMA = (
     "multi_label",
     "suppress_backend",
 )
+_APPLIED = (*_SIGMA, "calibrated")
 _TRAIN = ("Train", "Val", "Hyperparameters")
 _RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "verbose", "compile")
 _PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms")
@@ -69,27 +70,52 @@ MODES: dict[str, Mode] = {
         "yolo-uncert val model=best.pt data=bccd.yaml",
         ("Val", "Visualize"),
         (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
-        ("data_root", *_SIGMA),
+        ("data_root", "pdq", *_APPLIED),
     ),
     "predict": Mode(
         "Detect in images, videos, folders and streams.",
         "yolo-uncert predict model=best.pt source=video.mp4",
         ("Predict", "Visualize"),
         _PREDICT,
-        _SIGMA,
+        _APPLIED,
     ),
     "track": Mode(
         "Detect and follow objects in a video.",
         "yolo-uncert track model=best.pt source=video.mp4",
         ("Predict", "Visualize", "Tracker"),
         _PREDICT,
-        _SIGMA,
+        _APPLIED,
     ),
     "export": Mode(
         "Convert a model to ONNX or TorchScript, uncertainty channels included.",
         "yolo-uncert export model=best.pt format=onnx",
         ("Export",),
         ("model", "imgsz", "batch", "device", "data", "fraction", "quantize", "nms", "max_det", "verbose"),
+    ),
+    "compare": Mode(
+        "Validate models, or several values of an option, side by side with bootstrap intervals.",
+        "yolo-uncert compare model=a.pt,b.pt data=bccd.yaml suppress=hard,soft",
+        ("Val",),
+        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
+        ("data_root", *_APPLIED),
+        {
+            "samples": "Draws of images for the intervals (default 500).",
+            "out": "Folder for comparison.json and .csv (default: a new one, runs/compare).",
+        },
+    ),
+    "calibrate": Mode(
+        "Correct the standard deviations of a trained model by its errors on a data set.",
+        "yolo-uncert calibrate model=best.pt data=bccd.yaml method=conformal level=0.9",
+        ("Val",),
+        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
+        ("data_root", *_SIGMA),
+        {name: f"{doc} (default {default})" for name, default, doc in describe(CalibrationOptions)},
+    ),
+    "info": Mode(
+        "Tell what a model file is: classes, branches, training, calibration.",
+        "yolo-uncert info model=best.pt",
+        (),
+        ("model",),
     ),
     "demo": Mode(
         "Train a small model on generated scenes (or your data) and show what sigma means.",
@@ -106,7 +132,7 @@ MODES: dict[str, Mode] = {
 
 def overview() -> str:
     """Return the general help."""
-    modes = "\n".join(f"  {name:<9}{mode.doc}" for name, mode in MODES.items())
+    modes = "\n".join(f"  {name:<10}{mode.doc}" for name, mode in MODES.items())
     return (
         "Object detection that knows how sure it is about every box.\n\n"
         "usage: yolo-uncert MODE key=value ...\n\nmodes:\n"

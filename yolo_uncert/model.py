@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ultralytics
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.config import OptionError, parse_options
 from yolo_uncert.data import resolve_data
+from yolo_uncert.engine.calibrate import fit_calibration
+from yolo_uncert.engine.calibration import Calibration, settings_of, write_calibration
+from yolo_uncert.engine.checkpoints import put_calibration, store_calibration, target_file
 from yolo_uncert.engine.options import check_options, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
@@ -23,7 +27,7 @@ from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
-from yolo_uncert.run_options import RunOptions
+from yolo_uncert.run_options import CalibrationOptions, RunOptions
 
 ENGINE = {
     "detect": {
@@ -50,6 +54,7 @@ class YOLO(ultralytics.YOLO):
 
     model: Any
     overrides: dict[str, Any]
+    ckpt_path: str | None
     _lent: bool = False
     """Whether the cached predictor holds a stock model with borrowed DFL moments."""
 
@@ -61,6 +66,7 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
+        self._call_back("on_val_end", _report)
         if isinstance(kwargs.get("data"), (list, tuple)):
             # Upstream would start its own command for each of several data sets, which knows none of our models.
             trainer = trainer or self._smart_load("trainer")
@@ -70,6 +76,7 @@ class YOLO(ultralytics.YOLO):
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
+        self._call_back("on_val_end", _report)
         with self._moments(check_options(kwargs, "val")):
             return super().val(validator, **self._with_data(kwargs))
 
@@ -93,13 +100,47 @@ class YOLO(ultralytics.YOLO):
                 "export with nms=True cannot carry the uncertainty channels of this model; export without it, "
                 "yolo-uncert suppresses duplicates itself when it predicts with the exported file"
             )
-        if write_schema not in self.callbacks["on_export_start"]:
-            self.add_callback("on_export_start", write_schema)
+        for note in (write_schema, write_calibration):
+            self._call_back("on_export_start", note)
         path: str = super().export(**kwargs)
         return path
 
+    def calibrate(self, data: str | Path | None = None, **kwargs: Any) -> Any:
+        """Fit the standard deviations to the errors on a data set, and store the correction in a checkpoint.
+
+        From then on this object applies it, too; see ``yolo-uncert help calibrate``. Models of other tasks than detect
+        and obb are calibrated by Ultralytics.
+
+        Args:
+            data: Data yaml; its ``split`` (default ``val``) should be images that the model was not trained on.
+            **kwargs: Options of the calibration, run options, and those of Ultralytics for ``val``.
+
+        Returns:
+            Path of the checkpoint.
+
+        Raises:
+            OptionError: The model is no checkpoint, predicts no standard deviation, or there are too few boxes.
+        """
+        if self.task not in ENGINE:
+            return super().calibrate(data=data, **kwargs)
+        names = {f.name for f in fields(CalibrationOptions)}
+        given = {k: str(v) if isinstance(v, Path) else v for k, v in kwargs.items() if k in names}
+        own = parse_options(CalibrationOptions, given, "calibrate")
+        source = self._checkpoint()
+        target = target_file(source, own)
+        values: dict[str, Any] | None = None
+        if not own.remove:
+            calibration = self._fit(own, data, {k: v for k, v in kwargs.items() if k not in names})
+            values = calibration.as_dict()
+        store_calibration(source, target, values)
+        put_calibration(self.model, values)
+        self.model.pt_path = self.ckpt_path = self.overrides["model"] = str(target)
+        self.predictor = None
+        LOGGER.info(f"{'Calibration removed' if own.remove else 'Calibrated model'}: {target}")
+        return target
+
     def load(self, weights: str | Path = "yolo26n.pt") -> Any:
-        """Load pretrained weights: ``.pt``, or plain tensors in ``.npz`` or ``.safetensors``."""
+        """Load pretrained weights, ``.pt`` or plain tensors (``.npz``, ``.safetensors``); a calibration is dropped."""
         if is_tensor_file(weights):
             self._check_is_pytorch_model()
             load_tensors(self.model, weights)
@@ -107,6 +148,7 @@ class YOLO(ultralytics.YOLO):
             self.ckpt_path, self.predictor = None, None
         else:
             super().load(weights)
+        put_calibration(self.model, None)
         if isinstance(weights, (str, Path)):
             # train() has to read the file anew: its model has the classes of the data, this one those of its yaml.
             self.overrides["pretrained"] = str(weights)
@@ -125,6 +167,44 @@ class YOLO(ultralytics.YOLO):
         self.model.args = {**DEFAULT_CFG_DICT, **self.overrides}
         self.model.task = self.task
         self.model_name = cfg
+
+    def _call_back(self, event: str, function: Any) -> None:
+        """Add a callback once."""
+        if function not in self.callbacks[event]:
+            self.add_callback(event, function)
+
+    def _checkpoint(self) -> Path:
+        """Return the file of this model.
+
+        Raises:
+            OptionError: It is no checkpoint.
+        """
+        # After load() the weights are no longer those of any one file.
+        if isinstance(self.model, str) or not self.ckpt_path or "pretrained" in self.overrides:
+            raise OptionError(
+                "calibrate: a calibration is stored in a checkpoint, give a trained .pt file as model=; export it "
+                "afterwards, and the exported file carries the calibration"
+            )
+        return Path(self.ckpt_path)
+
+    def _fit(self, own: CalibrationOptions, data: Any, options: dict[str, Any]) -> Calibration:
+        """Validate with standard deviations as predicted, fit a calibration to them and print what it changes."""
+        kept: list[Any] = []
+
+        def validator(**given: Any) -> Any:
+            kept.append(self._smart_load("validator")(**given))
+            return kept[0]
+
+        with TemporaryDirectory() as folder:
+            quiet = {"plots": False, "calibrated": False, "save_dir": folder}
+            matches = self.val(validator, **{**options, **quiet, "data": data}).matches
+        args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
+        settings = settings_of(schema, args, end2end=end2end)
+        if settings["sigma_source"] == "none":
+            raise OptionError("calibrate: this model predicts no standard deviations, or sigma_source=none")
+        calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
+        LOGGER.info(table)
+        return calibration
 
     def _with_data(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Resolve the name of a packaged data yaml to a file with an absolute path."""
@@ -159,3 +239,10 @@ class YOLO(ultralytics.YOLO):
             yield
         finally:
             self.overrides = before
+
+
+def _report(validator: Any) -> None:
+    """Write the report of a validation, where it has plots."""
+    from yolo_uncert.report.run import report_run  # not before it is needed: matplotlib takes long to import
+
+    report_run(validator)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from yolo_uncert.config import option
+from yolo_uncert.config import OptionError, option
+from yolo_uncert.functional.calibrators import TARGETS
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,43 @@ class RunOptions:
     suppress_backend: str = option(
         "auto", "Code that suppresses: on the CPU, or triton on a GPU.", choices=("auto", "numba", "torch", "triton")
     )
+    calibrated: bool = option(True, "Apply the calibration that the model carries, if any, to std.")
+    pdq: bool = option(
+        False, "val: measure the detection quality PDQ (Hall et al. 2020); it wants a conf of 0.25 or more."
+    )
     retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
     data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Options of the mode ``calibrate`` alone."""
+
+    method: str = option(
+        "temperature",
+        "Correct std by one factor per coordinate, by a monotone map, or by factors with conformal intervals.",
+        choices=("temperature", "isotonic", "conformal"),
+    )
+    level: float = option(0.9, "Coverage of the intervals that is checked, and that conformal has to support.")
+    target: str = option(
+        "coverage",
+        "What std aims at: intervals that hold what they promise, or the best Gaussian likelihood.",
+        choices=TARGETS,
+    )
+    out: str | None = option(None, "Checkpoint to write; unset: best.pt becomes best-calibrated.pt beside it.")
+    inplace: bool = option(False, "Write into the checkpoint itself.")
+    remove: bool = option(
+        False, "Take the calibration out again; written into the checkpoint itself unless out is set."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse levels that are no probability, and two places to write to."""
+        if not 0 < self.level < 1:
+            raise OptionError(f"level must be between 0 and 1, not {self.level}")
+        if self.out is not None and not self.out.endswith(".pt"):
+            raise OptionError(f"out must be a .pt file, not {self.out}")
+        if self.out is not None and self.inplace:
+            raise OptionError("either out or inplace=True: both say where to write")
 
 
 def run_option_names() -> tuple[str, ...]:

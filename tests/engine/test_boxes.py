@@ -10,6 +10,7 @@ import torch
 from ultralytics.engine.results import OBB, Boxes
 
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.functional.conformal import Conformal
 
 SHAPE = (100, 200)  # height, width
 
@@ -226,3 +227,87 @@ class TestAdopt:
     def test_no_rows(self):
         empty = detect()[:0]
         assert empty.adopt(self.tracks(empty)).std.shape == (0, 4)
+
+
+class TestInterval:
+    """Intervals around coordinates: scores 1 ... 19 per coordinate, and 2 ... 20 for the largest of a box."""
+
+    @staticmethod
+    def conformal(columns):
+        scores = np.repeat(np.arange(1.0, 20)[:, None], columns, axis=1)
+        scores[:, 0] += 1
+        return Conformal.fit(scores, np.ones_like(scores))
+
+    def calibrated(self, make):
+        boxes = make()
+        return type(boxes)(boxes.data, SHAPE, boxes.fields, self.conformal(boxes.std.shape[1]))
+
+    @MAKERS
+    def test_gaussian_without_a_calibration(self, make):
+        boxes = make()
+        found = boxes.interval(0.6826894921370859)  # one sigma
+        centre = boxes.xyxy if make is detect else boxes.xywhr
+        assert found.shape == (4, boxes.std.shape[1], 2)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found[..., 0], centre - boxes.std)
+        torch.testing.assert_close(found[..., 1], centre + boxes.std)
+        torch.testing.assert_close(boxes.interval(), boxes.interval(0.9))
+
+    def test_gaussian_boxwise(self):
+        boxes = detect()
+        # Each of four independent coordinates is within one sigma: 0.6827^4 of all boxes.
+        torch.testing.assert_close(
+            boxes.interval(0.6826894921370859**4, boxwise=True), boxes.interval(0.6826894921370859)
+        )
+
+    @MAKERS
+    def test_conformal(self, make):
+        boxes = self.calibrated(make)
+        count = boxes.std.shape[1]
+        std = boxes.std.clip(1e-3)  # as the scores were measured
+        # Rank ceil(20 * 0.5) = 10, of the first coordinate 11.
+        want = torch.tensor([11.0] + [10.0] * (count - 1)) * std
+        torch.testing.assert_close(boxes.interval(0.5)[..., 1], boxes.data[:, :count] + want)
+        torch.testing.assert_close(boxes.interval(0.5, boxwise=True)[..., 0], boxes.data[:, :count] - 11 * std)
+
+    @MAKERS
+    @pytest.mark.parametrize("boxwise", [False, True])
+    def test_stays_in_step(self, make, boxwise):
+        boxes = self.calibrated(make)
+        found = boxes.interval(0.8, boxwise)
+        for index in (slice(1, 3), [3, 0], torch.tensor([True, False, False, True])):
+            torch.testing.assert_close(boxes[index].interval(0.8, boxwise), found[index])
+        torch.testing.assert_close(boxes[2].interval(0.8, boxwise), found[2:3])
+        assert boxes[:0].interval(0.8, boxwise).shape == found[:0].shape
+        torch.testing.assert_close(boxes.cpu().interval(0.8, boxwise), found)
+        torch.testing.assert_close(boxes.to(torch.float64).interval(0.8, boxwise).float(), found)
+        array = boxes.numpy().interval(0.8, boxwise)
+        assert isinstance(array, np.ndarray)
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, found, rtol=1e-6)
+        for copied in (copy.deepcopy(boxes), pickle.loads(pickle.dumps(boxes))):
+            torch.testing.assert_close(copied.interval(0.8, boxwise), found)
+
+    @MAKERS
+    def test_follows_the_track(self, make):
+        boxes = self.calibrated(make)
+        tracked = boxes.adopt(TestAdopt.tracks(boxes))
+        moved = (tracked.data - torch.cat((boxes.data[:, :-2], tracked.data[:, -3:]), 1))[:, : boxes.std.shape[1]]
+        torch.testing.assert_close(tracked.interval(0.5), boxes.interval(0.5) + moved[..., None])
+        score = boxes.conf.clone()
+        score[3] = 0.31  # a track without a detection
+        assert boxes.adopt(TestAdopt.tracks(boxes, score=score)).interval(0.5)[3].isnan().all()
+
+    @MAKERS
+    def test_levels(self, make):
+        for boxes in (make(), self.calibrated(make)):
+            for level in (0, 1, -1, 2.0, math.nan):
+                with pytest.raises(ValueError, match="level must be between 0 and 1"):
+                    boxes.interval(level)
+        with pytest.raises(ValueError, match=r"needs a calibration by 99 boxes, it had 19: the largest level is 0\.95"):
+            self.calibrated(make).interval(0.99)
+
+    def test_without_sigma(self):
+        assert UncertBoxes(detect().data, SHAPE).interval(0.9) is None
+        with pytest.raises(ValueError, match="level must be"):
+            UncertBoxes(detect().data, SHAPE).interval(9)

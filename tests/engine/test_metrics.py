@@ -1,18 +1,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 from ultralytics.utils.metrics import DetMetrics
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.engine.metrics import KEYS, UncertDetMetrics, UncertOBBMetrics, sigma_prefixes, sigma_results
-from yolo_uncert.functional.residuals import summarise
+from yolo_uncert.engine.metrics import (
+    KEYS,
+    UncertDetMetrics,
+    UncertOBBMetrics,
+    ap_results,
+    blank_results,
+    sigma_prefixes,
+    sigma_results,
+)
+from yolo_uncert.functional.summary import summarise
 from yolo_uncert.schema import Schema
 
+SCORES = ["uncert/d_ece", "uncert/la_ece"]
 COLUMNS = [f"uncert/{key}" for key in KEYS]
-ANGLE_COLUMNS = [f"uncert/angle_{key}" for key in KEYS]
+ANGLE_COLUMNS = [f"uncert/angle_{key}" for key in KEYS if key != "relative"]
 
 
 def collect(cls, prefixes, residual, sigma):
@@ -28,6 +38,7 @@ def collect(cls, prefixes, residual, sigma):
             "overlap": np.array([0.8]),
             "image": np.array([[20.0, 30.0, 1, 1, len(rows)]]),
             "file": np.array([f"{file}.jpg"], dtype=object),
+            "pdq": np.zeros((0, 6)),
         }
         metrics.update_stats({**one, **targets, **records, "residual": residual[rows], "sigma": sigma[rows]})
     metrics.process()
@@ -63,19 +74,19 @@ def test_prefixes_of_a_missing_source():
 def test_box_and_angle_are_summarised_apart(matches):
     residual, sigma = matches
     metrics = collect(UncertOBBMetrics, ("", "angle_"), residual, sigma)
-    assert metrics.sigma == summarise(residual[:, :4], sigma[:, :4])
-    assert metrics.angle_sigma == summarise(residual[:, 4:], sigma[:, 4:])
+    assert metrics.sigma == summarise(residual[:, :4], sigma[:, :4], np.full(7, 9.0))
+    assert astuple(metrics.angle_sigma) == pytest.approx(astuple(summarise(residual[:, 4:], sigma[:, 4:])), nan_ok=True)
     results = metrics.results_dict
     assert results["uncert/nll"] == metrics.sigma.nll
     assert results["uncert/angle_nll"] == metrics.angle_sigma.nll
-    assert [key for key in results if key.startswith("uncert/")] == COLUMNS + ANGLE_COLUMNS
+    assert [key for key in results if key.startswith("uncert/")] == SCORES + COLUMNS + ANGLE_COLUMNS
 
 
 def test_stock_results_stay_as_they_are(matches):
     residual, sigma = (m[:, :4] for m in matches)
     metrics = collect(UncertDetMetrics, ("",), residual, sigma)
-    stock = {k: v for k, v in metrics.results_dict.items() if not k.startswith("uncert/")}
-    assert stock == DetMetrics.results_dict.fget(metrics)
+    stock = DetMetrics.results_dict.fget(metrics)
+    assert {k: v for k, v in metrics.results_dict.items() if k in stock} == stock
     assert stock["metrics/mAP50(B)"] == pytest.approx(0.995), "two of two objects found"
     assert len(metrics.keys) == len(metrics.mean_results()) == len(metrics.class_result(0)) == 4
 
@@ -93,10 +104,12 @@ def test_columns_do_not_depend_on_what_was_matched(cls, prefixes, columns):
     fresh = cls({0: "a"})
     fresh.prefixes = prefixes
     for metrics in (fresh, collect(cls, prefixes, np.zeros((0, width)), np.zeros((0, width)))):
-        ours = {k: v for k, v in metrics.results_dict.items() if k.startswith("uncert/")}
+        ours = {k: v for k, v in metrics.results_dict.items() if k.startswith("uncert/") and k not in SCORES}
         assert list(ours) == columns
         assert all(math.isnan(v) for v in ours.values())
     assert [key for prefix in prefixes for key in sigma_results(prefix, None)] == columns
+    stock = DetMetrics.results_dict.fget(fresh)
+    assert list(blank_results(prefixes, pdq=False)) == [key for key in fresh.results_dict if key not in stock]
 
 
 def test_statistics_are_cleared_for_the_next_validation(matches):
@@ -117,3 +130,19 @@ def test_records_know_their_image(matches):
     assert metrics.matches.take(metrics.matches.image == 1).sigma.tolist() == sigma[4:].tolist()
     assert metrics.scored.image.tolist() == metrics.scored.target_image.tolist() == [0, 1]
     assert metrics.scored.iou.tolist() == [0.8, 0.8]
+
+
+def test_ap_by_overlap():
+    all_ap = np.array([np.linspace(0.9, 0.0, 10), np.linspace(0.8, 0.8, 10)])  # 0.50, 0.55 ... 0.95
+    found = ap_results(all_ap)
+    assert found == pytest.approx(
+        {
+            "metrics/mAP60(B)": (0.7 + 0.8) / 2,
+            "metrics/mAP70(B)": (0.5 + 0.8) / 2,
+            "metrics/mAP75(B)": (0.4 + 0.8) / 2,
+            "metrics/mAP80(B)": (0.3 + 0.8) / 2,
+            "metrics/mAP90(B)": (0.1 + 0.8) / 2,
+            "metrics/mAP95(B)": (0.0 + 0.8) / 2,
+        }
+    )
+    assert set(ap_results([]).values()) == {0.0}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -26,8 +27,18 @@ def validate(weights, tiny, tmp_path, task="detect", facade=YOLO, **options):
     return facade(weights).val(**{**given, **options})
 
 
+SCORES = {"uncert/d_ece", "uncert/la_ece"}
+
+
 def ours(results):
-    return {k: v for k, v in results.items() if k.startswith("uncert/")}
+    """Results on sigma."""
+    return {k: v for k, v in results.items() if k.startswith("uncert/") and k not in SCORES}
+
+
+def stock(results):
+    """Results that Ultralytics has."""
+    further = [f"metrics/mAP{level}(B)" for level in (60, 70, 75, 80, 90, 95)]
+    return {k: v for k, v in results.items() if not k.startswith("uncert/") and k not in further}
 
 
 # --- matching, by hand ------------------------------------------------------------------------------------------------
@@ -118,10 +129,16 @@ def test_nothing_to_match(detect, obb, task):
     for found, truth in (
         ({**none, "std": torch.zeros(0, columns)}, objects([[5.0] * columns], [0.0])),
         (some, {**objects([], []), "bboxes": torch.zeros(0, columns), "cls": torch.zeros(0)}),
-        ({**some, "std": torch.zeros(1, 0)}, objects([[5.0] * columns], [0.0])),  # a model without sigma
     ):
         stats = validator._process_batch(found, truth)
         assert stats["residual"].shape == stats["sigma"].shape == (0, columns)
+
+
+def test_sigma_of_a_model_without_it_is_unknown(detect):
+    found = {**detections([SQUARES[0]], [0.0], [[1.0] * 4]), "std": torch.zeros(1, 0)}
+    stats = detect._process_batch(found, objects(SQUARES, [0.0, 1.0]))
+    assert stats["residual"].tolist() == [[0, 0, 0, 0]]
+    assert np.isnan(stats["sigma"]).all()
 
 
 def test_predictions_are_scaled_with_their_sigma(detect):
@@ -148,12 +165,21 @@ def test_validation_measures_sigma(tiny, tmp_path, caplog, kind, task):
     metrics = validate(weights, tiny, tmp_path, task, plots=kind == "obb")
     prefixes = ["", "angle_"] if task == "obb" else [""]
     results = ours(metrics.results_dict)
-    assert list(results) == [f"uncert/{p}{key}" for p in prefixes for key in KEYS]
+    assert list(results) == [f"uncert/{p}{key}" for p in prefixes for key in KEYS if (p, key) != ("angle_", "relative")]
     assert all(math.isfinite(v) for v in results.values())
     assert results["uncert/sharpness"] == metrics.sigma.sharpness > 0
-    lines = [line for line in caplog.messages if line.startswith("Sigma (")]
-    assert [line[:11] for line in lines] == ["Sigma (px):", "Sigma (rad)"][: len(prefixes)]
-    assert f"{metrics.sigma.n} matched boxes" in lines[0]
+    printed = "\n".join(caplog.messages)
+    for caption in ("AP at IoU", "Sigma (px)", "Coverage", "Scores"):
+        assert f"{caption:>22} " in printed
+    assert f"{'all':>22}{metrics.sigma.n:>11}" in printed
+    assert ("all angle (rad)" in printed) == (task == "obb")
+    written = json.loads((tmp_path / "val" / "uncertainty.json").read_text(encoding="utf-8"))
+    assert written["results"] == pytest.approx(metrics.results_dict, nan_ok=True)
+    assert written["sigma"]["all"]["nll"] == metrics.sigma.nll
+    assert written["settings"]["suppress"] == "hard"
+    table = list(csv.DictReader((tmp_path / "val" / "uncertainty.csv").open(encoding="utf-8")))
+    assert table[0]["class"] == "all"
+    assert float(table[0]["nll"]) == metrics.sigma.nll
 
 
 def test_end_to_end_head_is_validated_too(tiny, tmp_path):
@@ -170,15 +196,14 @@ def test_source_of_sigma_can_be_chosen(tiny, tmp_path, source, angle):
 def test_without_sigma_there_are_no_numbers_on_it(tiny, tmp_path, caplog):
     metrics = validate(tiny.weights("detect"), tiny, tmp_path, sigma_source="none")
     assert ours(metrics.results_dict) == {}
-    assert not [line for line in caplog.messages if line.startswith("Sigma")]
+    assert "Sigma (px)" not in "\n".join(caplog.messages)
 
 
 def test_sigma_source_leaves_the_detection_metrics_alone(tiny, tmp_path):
     all_results = [
         validate(tiny.weights("detect"), tiny, tmp_path, sigma_source=s).results_dict for s in ("none", "dfl", None)
     ]
-    stock = [{k: v for k, v in results.items() if "uncert" not in k} for results in all_results]
-    assert stock[0] == stock[1] == stock[2]
+    assert stock(all_results[0]) == stock(all_results[1]) == stock(all_results[2])
 
 
 @pytest.mark.parametrize("options", [{}, {"rect": False}, {"single_cls": True}, {"agnostic_nms": True, "iou": 0.3}])
@@ -187,18 +212,19 @@ def test_stock_model_validates_as_in_ultralytics(tiny, tmp_path, options):
         validate(tiny.weights("stock"), tiny, tmp_path, facade=facade, **options).results_dict
         for facade in (YOLO, ultralytics.YOLO)
     ]
-    assert results[0] == results[1]
+    assert stock(results[0]) == results[1]
     assert results[0]["metrics/mAP50(B)"] > 0
+    assert results[0]["metrics/mAP50(B)"] >= results[0]["metrics/mAP75(B)"] >= results[0]["metrics/mAP95(B)"]
 
 
 def test_stock_model_can_be_validated_with_dfl_moments(tiny, tmp_path):
     model = YOLO(tiny.weights("stock"))
     common = {**QUIET, "data": str(tiny.data("detect")), "project": str(tmp_path)}
-    stock, lent = model.val(**common).results_dict, model.val(**common, sigma_source="dfl").results_dict
-    assert {k: v for k, v in lent.items() if "uncert" not in k} == stock
+    own, lent = model.val(**common).results_dict, model.val(**common, sigma_source="dfl").results_dict
+    assert {k: v for k, v in lent.items() if k not in ours(lent)} == own
     assert lent["uncert/sharpness"] > 0
     assert type(model.model).__name__ == "DetectionModel", "lent for the one call"
-    assert model.val(**common).results_dict == stock
+    assert model.val(**common).results_dict == own
 
 
 def test_stock_model_without_dfl_cannot_lend_it(tiny, tmp_path):
@@ -216,6 +242,19 @@ def test_misspelt_option_is_an_error(tiny, tmp_path):
         validate(tiny.weights("detect"), tiny, tmp_path, sigma_sorce="dfl")
     with pytest.raises(SyntaxError, match="agnostic_nmss"):
         validate(tiny.weights("detect"), tiny, tmp_path, agnostic_nmss=True)
+
+
+def test_detection_quality_is_measured_on_request(tiny, tmp_path, caplog):
+    results = validate(tiny.weights("detect"), tiny, tmp_path, pdq=True, conf=0.2).results_dict
+    assert 0 < results["uncert/pdq"] < min(results["uncert/pdq_spatial"], results["uncert/pdq_label"]) ** 0.5
+    assert "PDQ" in "\n".join(caplog.messages)
+    assert "uncert/pdq" not in validate(tiny.weights("detect"), tiny, tmp_path).results_dict
+
+
+@pytest.mark.parametrize(("kind", "task"), [("obb", "obb"), ("stock", "detect")])
+def test_detection_quality_needs_horizontal_sigma(tiny, tmp_path, kind, task):
+    with pytest.raises(OptionError, match="pdq=True needs horizontal boxes"):
+        validate(tiny.weights(kind), tiny, tmp_path, task, pdq=True)
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

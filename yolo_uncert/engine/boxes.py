@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from ultralytics.engine.results import OBB, BaseTensor, Boxes
 
+from yolo_uncert.functional.conformal import Conformal, check_level, gaussian_quantile
+from yolo_uncert.functional.residuals import SIGMA_MIN
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -31,6 +34,7 @@ class _UncertTensor(BaseTensor):
 
     Attributes:
         fields: Field name to Array[N, ...], of the same kind (torch or numpy) and on the same device as ``data``.
+        conformal: Scores of a calibration set in units of ``std``, for conformal intervals.
     """
 
     coordinates: ClassVar[tuple[str, ...]]
@@ -38,8 +42,15 @@ class _UncertTensor(BaseTensor):
 
     _columns: ClassVar[Mapping[str, tuple[int, ...]]]
 
-    def __init__(self, data: Array, orig_shape: tuple[int, int], fields: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self,
+        data: Array,
+        orig_shape: tuple[int, int],
+        fields: Mapping[str, Array] | None = None,
+        conformal: Conformal | None = None,
+    ) -> None:
         super().__init__(data, orig_shape)
+        self.conformal = conformal
         self.fields: dict[str, Array] = {name: _like(value, self.data) for name, value in (fields or {}).items()}
         for name, value in self.fields.items():
             want = (len(self), *self._columns.get(name, value.shape[1:]))
@@ -62,6 +73,41 @@ class _UncertTensor(BaseTensor):
     def iou(self) -> Array | None:
         """Predicted IoU with the object, Array[N] in [0, 1]; None when the model has no such branch."""
         return self.fields.get("iou")
+
+    def interval(self, level: float = 0.9, boxwise: bool = False) -> Array | None:
+        """Return intervals that hold the object's coordinates with a given probability.
+
+        Conformal, and valid whatever the errors' distribution, where the model carries a conformal calibration;
+        otherwise Gaussian, coordinate +- z * std.
+
+        Args:
+            level: Probability in (0, 1).
+            boxwise: The probability is that of all coordinates of a box together, not of each by itself.
+
+        Returns:
+            Array[N, C, 2] of lower and upper bounds, coordinates and units those of ``std``; None without ``std``. NaN
+            for a track without a detection of its own.
+
+        Raises:
+            ValueError: The level is not in (0, 1), or above the largest that the calibration set supports.
+        """
+        check_level(level)
+        if self.std is None:
+            return None
+        count = self.std.shape[1]
+        if self.conformal is None:
+            reach = self.std * self._row(gaussian_quantile(level, count, boxwise))
+        else:
+            # The scores were measured with this floor, too.
+            reach = self.std.clip(SIGMA_MIN) * self._row(self.conformal.quantile(level, boxwise))
+        centre = self.data[:, :count]
+        stack: Any = torch.stack if isinstance(self.data, Tensor) else np.stack
+        return stack((centre - reach, centre + reach), -1)
+
+    def _row(self, values: npt.NDArray[np.floating]) -> Array:
+        """Return one value per coordinate in the kind and dtype of ``std``."""
+        std: Any = self.std
+        return std.new_tensor(values) if isinstance(std, Tensor) else values.astype(std.dtype)
 
     def cpu(self) -> Self:
         """Return a copy in CPU memory."""
@@ -96,7 +142,7 @@ class _UncertTensor(BaseTensor):
         """
         if len(boxes) != len(self):
             return type(self)(boxes.data, boxes.orig_shape)
-        adopted = type(self)(boxes.data, boxes.orig_shape, self.fields)
+        adopted = type(self)(boxes.data, boxes.orig_shape, self.fields, self.conformal)
         if adopted.is_track:
             foreign = (abs(adopted.data[:, -2:] - _like(self.data[:, -2:], adopted.data)) > SAME_SCORE).any(1)
             adopted.fields = {name: _with_unknown(rows, foreign) for name, rows in adopted.fields.items()}
@@ -105,7 +151,7 @@ class _UncertTensor(BaseTensor):
     def _map(self, function: Callable[[Any], Array]) -> Self:
         """Apply a function to the boxes and to every field."""
         fields = {name: function(rows) for name, rows in self.fields.items()}
-        return type(self)(function(self.data), self.orig_shape, fields)
+        return type(self)(function(self.data), self.orig_shape, fields, self.conformal)
 
 
 class UncertBoxes(_UncertTensor, Boxes):
@@ -118,6 +164,7 @@ class UncertBoxes(_UncertTensor, Boxes):
         data: Array[N, 6 or 7] as in Ultralytics: x1, y1, x2, y2 in pixels, (track id), score, class.
         orig_shape: Height and width of the image.
         fields: Field name to Array[N, ...].
+        conformal: Scores of a calibration set, see ``interval``.
 
     Raises:
         ValueError: A field does not have one row per box or the columns above.
@@ -149,6 +196,7 @@ class UncertOBB(_UncertTensor, OBB):
         data: Array[N, 7 or 8] as in Ultralytics: x, y, w, h in pixels, angle in radians, (track id), score, class.
         orig_shape: Height and width of the image.
         fields: Field name to Array[N, ...].
+        conformal: Scores of a calibration set, see ``interval``.
 
     Raises:
         ValueError: A field does not have one row per box or the columns above.

@@ -12,6 +12,7 @@ from ultralytics.models.yolo.obb import OBBPredictor
 from ultralytics.utils import DEFAULT_CFG, ops
 from ultralytics.utils.patches import override_configs
 
+from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
@@ -37,6 +38,7 @@ class _UncertPredictor(DetectionPredictor):
         """Load the model and learn its extra channels."""
         super().setup_model(model, verbose)
         self.schema = schema_of(self.model, self.args.task)
+        self.calibration = calibration_of(self.model)
         check_rules(self.schema, self.args, end2end=getattr(self.model, "end2end", False))
         warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
 
@@ -48,11 +50,14 @@ class _UncertPredictor(DetectionPredictor):
         y = preds[0] if isinstance(preds, (list, tuple)) else preds
         save_feats = getattr(self, "_feats", None) is not None
         options = SimpleNamespace(**{**vars(self.args), "iou": kwargs.pop("iou", self.args.iou)})
-        found = postprocess(y, self.schema, options, end2end=getattr(self.model, "end2end", False))
+        end2end = getattr(self.model, "end2end", False)
+        found = postprocess(y, self.schema, options, end2end=end2end)
+        calibration = applicable(self.calibration, self.schema, self.args, end2end=end2end)
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         results = [
-            self._result(d, img, orig, path) for d, orig, path in zip(found, orig_imgs, self.batch[0], strict=False)
+            self._result(d, img, orig, path, calibration)
+            for d, orig, path in zip(found, orig_imgs, self.batch[0], strict=False)
         ]
         if save_feats:
             index = [d.index for d in found]
@@ -67,16 +72,20 @@ class _UncertPredictor(DetectionPredictor):
             text: str = super().write_results(*args, **kwargs)
         return text
 
-    def _result(self, found: Detections, img: torch.Tensor, orig_img: np.ndarray, path: str) -> UncertResults:
-        """Scale detections to the original image and wrap them."""
+    def _result(
+        self, found: Detections, img: torch.Tensor, orig_img: np.ndarray, path: str, calibration: Calibration | None
+    ) -> UncertResults:
+        """Scale detections to the original image, calibrate and wrap them."""
         rotated = found.boxes.shape[1] == 5
         boxes = found.boxes.clone()
         boxes[:, :4] = ops.scale_boxes(img.shape[2:], boxes[:, :4], orig_img.shape, xywh=rotated)
         data = torch.cat((boxes, found.conf[:, None], found.cls[:, None]), 1)
         fields = scale_fields(found.fields, letterbox_gain((img.shape[2], img.shape[3]), orig_img.shape[:2]))
+        fields = apply_calibration(fields, calibration)
+        conformal = calibration.conformal if calibration else None
         if rotated:
-            return UncertResults(orig_img, path, self.model.names, obb=data, fields=fields)
-        return UncertResults(orig_img, path, self.model.names, data, fields=fields)
+            return UncertResults(orig_img, path, self.model.names, obb=data, fields=fields, conformal=conformal)
+        return UncertResults(orig_img, path, self.model.names, data, fields=fields, conformal=conformal)
 
 
 class UncertDetectionPredictor(_UncertPredictor):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from yolo_uncert.functional.pdq import PdqSums, image_pdq
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.ops import greedy_match
 
 Array = npt.NDArray[Any]
 
-KEYS = ("residual", "sigma", "matched", "overlap", "image", "file")
+KEYS = ("residual", "sigma", "matched", "overlap", "image", "file", "pdq", "boxes", "target_boxes")
 """Our statistics of an image: residuals and sigma of its matches; their boxes, IoU, score and class; IoU of every
-detection; height, width, and the numbers of detections, objects and matches; name."""
+detection; height, width, and the numbers of detections, objects and matches; name; if asked for, sums of the detection
+quality, and the boxes of detections and objects."""
 
 MATCH_IOU = 0.5
 """Overlap at which a detection counts as a measurement of an object, the customary threshold of the field."""
@@ -77,5 +80,31 @@ def records_of(stats: Mapping[str, Array]) -> tuple[Matches, Scored]:
         image=detection,
         target_cls=stats["target_cls"].astype(int),
         target_image=target,
+        boxes=stats["boxes"],
+        target_boxes=stats["target_boxes"],
     )
     return matches, scored
+
+
+def pdq_record(detections: Mapping[str, Array] | None, truth: Mapping[str, Array], shape: tuple[int, int]) -> Array:
+    """Return the sums of an image for its detection quality, Array[1, 6]; no row without detections to measure.
+
+    Args:
+        detections: ``bboxes``, ``std``, ``conf`` and ``cls`` of horizontal boxes in original pixels; None: do not.
+        truth: ``bboxes`` and ``cls``.
+        shape: Height and width of the image.
+    """
+    if detections is None:
+        return np.zeros((0, len(fields(PdqSums))))
+    boxes, std, conf, cls = (detections[name] for name in ("bboxes", "std", "conf", "cls"))
+    sums = image_pdq(boxes, std, conf, cls, truth["bboxes"], truth["cls"], shape=shape)
+    return np.array([astuple(sums)], dtype=float)
+
+
+def pdq_of(stats: Mapping[str, Array]) -> PdqSums | None:
+    """Return the sums over a data set, None if they were not asked for."""
+    rows = stats["pdq"]
+    if not len(rows):
+        return None
+    quality, spatial, label, tp, fp, fn = rows.sum(0)
+    return PdqSums(quality, spatial, label, int(tp), int(fp), int(fn))

@@ -15,6 +15,7 @@ from ultralytics.engine.results import Results
 
 from yolo_uncert.engine.boxes import Array, UncertBoxes, UncertOBB
 from yolo_uncert.engine.plotting import draw_detections
+from yolo_uncert.functional.conformal import Conformal
 
 
 class UncertResults(Results):
@@ -29,6 +30,7 @@ class UncertResults(Results):
         boxes: Array[N, 6 or 7] of a detector, see :class:`UncertBoxes`.
         obb: Array[N, 7 or 8] of an oriented detector, see :class:`UncertOBB`; give one of the two.
         fields: Field name to Array[N, ...], the uncertainty of these boxes.
+        conformal: Scores of a calibration set, for conformal intervals around these boxes.
         speed: Milliseconds per stage.
 
     Raises:
@@ -44,13 +46,14 @@ class UncertResults(Results):
         *,
         obb: Array | None = None,
         fields: Mapping[str, Array] | None = None,
+        conformal: Conformal | None = None,
         speed: dict[str, float] | None = None,
     ) -> None:
         super().__init__(orig_img, path, names, speed=speed)
         if fields and (boxes is None) == (obb is None):
             raise ValueError("fields need the boxes they belong to: give either boxes or obb")
-        self.boxes = None if boxes is None else UncertBoxes(boxes, self.orig_shape, fields)
-        self.obb = None if obb is None else UncertOBB(obb, self.orig_shape, fields)
+        self.boxes = None if boxes is None else UncertBoxes(boxes, self.orig_shape, fields, conformal)
+        self.obb = None if obb is None else UncertOBB(obb, self.orig_shape, fields, conformal)
 
     def new(self) -> UncertResults:
         """Return results without boxes of the same image, names, speed and save folder."""

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.models.yolo.obb import OBBTrainer
-from ultralytics.utils import DEFAULT_CFG, RANK, YAML
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.engine.metrics import sigma_prefixes, sigma_results
+from yolo_uncert.engine.calibration import calibration_of
+from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.schemas import schema_of
@@ -74,8 +75,8 @@ class _UncertTrainer(DetectionTrainer):
         if RANK in {-1, 0}:
             schema = schema_of(unwrap_model(self.model), self.args.task)
             check_rules(schema, self.args)
-            for prefix in sigma_prefixes(schema, self.args.sigma_source):
-                self.metrics.update(sigma_results(prefix, None))
+            prefixes = sigma_prefixes(schema, self.args.sigma_source)
+            self.metrics.update(blank_results(prefixes, pdq=self.args.pdq))
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         """Return the model for a yaml name, path or dict, with the weights that fit."""
@@ -84,6 +85,8 @@ class _UncertTrainer(DetectionTrainer):
         )
         if weights:
             model.load(weights)
+            if verbose and calibration_of(weights):
+                LOGGER.info("The calibration of the given model is dropped: training changes what it corrects")
         self._given = weights.state_dict() if weights else {}
         return model
 

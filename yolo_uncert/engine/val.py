@@ -13,13 +13,17 @@ from ultralytics.models.yolo.obb import OBBValidator
 from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import box_iou
 
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
-from yolo_uncert.engine.records import image_record
+from yolo_uncert.engine.records import image_record, pdq_record
 from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.engine.standards import coco_results, coco_table, dota_records, exact_table
+from yolo_uncert.engine.tables import Table, as_text, tables, write_results
+from yolo_uncert.evaluation import write_dota
 from yolo_uncert.functional.boxes import align_representation
-from yolo_uncert.functional.residuals import SigmaSummary
 from yolo_uncert.ops import pairwise_rotated_iou, warm_up
 
 
@@ -27,6 +31,7 @@ class _UncertValidator(DetectionValidator):
     """Post-process with uncertainty and compare sigma with the errors of the matched boxes."""
 
     coordinates = 4
+    calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -46,7 +51,10 @@ class _UncertValidator(DetectionValidator):
         self.schema = schema_of(model, self.args.task)
         check_rules(self.schema, self.args, end2end=self.end2end)
         warm_up(self.args.suppress_backend)
+        self.calibration = applicable(calibration_of(model), self.schema, self.args, end2end=self.end2end)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
+        if self.args.pdq and (self.coordinates != 4 or not self.metrics.prefixes):
+            raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Return per image ``bboxes``, ``conf``, ``cls`` and ``std`` (no columns without an uncertainty branch)."""
@@ -67,7 +75,8 @@ class _UncertValidator(DetectionValidator):
         """Scale boxes and standard deviations to the original image."""
         # Not from the shapes: validation pads an image beyond the size that it is scaled to.
         gain = pbatch["ratio_pad"][0][0]
-        return {**super().scale_preds(predn, pbatch), **scale_fields({"std": predn["std"]}, gain)}
+        fields = apply_calibration(scale_fields({"std": predn["std"]}, gain), self.calibration)
+        return {**super().scale_preds(predn, pbatch), **fields}
 
     def pred_to_json(self, predn: dict[str, torch.Tensor], pbatch: dict[str, Any]) -> None:
         """Add ``std`` to the stock rows: x1, y1, x2, y2 in pixels, or x, y, w, h in pixels and angle in rad."""
@@ -77,12 +86,26 @@ class _UncertValidator(DetectionValidator):
             for row, std in zip(self.jdict[start:], predn["std"].tolist(), strict=True):
                 row["std"] = [round(s, 4) for s in std]
 
+    def finalize_metrics(self) -> None:
+        """Write what was measured beside the stock results; not in every epoch of a training."""
+        super().finalize_metrics()
+        if not self.training:
+            self.metrics.further = self._further_tables()
+            self._write()
+
+    def _write(self) -> None:
+        write_results(self.metrics, {k: v for k, v in vars(self.args).items() if v is not None}, self.save_dir)
+
     def print_results(self) -> None:
-        """Print the stock table and one line on sigma."""
+        """Print the stock table, and after a training or by itself those of AP by overlap, sigma and scores."""
         super().print_results()
-        for unit, summary in (("px", self.metrics.sigma), ("rad", self.metrics.angle_sigma)):
-            if summary is not None and summary.n:
-                LOGGER.info(format_summary(summary, unit))
+        if self.training:
+            return
+        for table in [*tables(self.metrics, classes=self.args.verbose), *self.metrics.further]:
+            LOGGER.info(as_text(table))
+
+    def _further_tables(self) -> list[Table]:
+        return []
 
     def _process_batch(self, preds: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """Return the stock ``tp`` and what the records need, with residuals and sigma in original pixels."""
@@ -94,16 +117,18 @@ class _UncertValidator(DetectionValidator):
         iou = self._overlaps(batch["bboxes"], preds["bboxes"]).double().cpu().numpy()
         shape = tuple(batch["ori_shape"])
         records, rows, targets = image_record(detections, truth, iou, shape, batch["im_file"])
-        if detections["std"].shape[1]:
-            residual = self._residual(detections["bboxes"][rows], truth["bboxes"][targets])
-            sigma = detections["std"][rows]
-        else:
-            residual = sigma = np.zeros((0, self.coordinates))
+        records["pdq"] = pdq_record(detections if self.args.pdq else None, truth, shape)
+        # Evaluations of their own need all boxes; to keep them in every epoch would be a waste.
+        kept = 0 if self.training else None
+        records |= {"boxes": detections["bboxes"][:kept], "target_boxes": truth["bboxes"][:kept]}
+        residual = self._residual(detections["bboxes"][rows], truth["bboxes"][targets])
+        sigma = detections["std"][rows] if detections["std"].shape[1] else np.full_like(residual, np.nan)
         return {**stats, **records, "residual": residual, "sigma": sigma}
 
     def _original_std(self, std: torch.Tensor, gain: float) -> np.ndarray:
-        """Return standard deviations in original pixels."""
-        return scale_fields({"std": std.double()}, gain)["std"].cpu().numpy()
+        """Return standard deviations in original pixels, calibrated if the model is."""
+        fields = scale_fields({"std": std.double()}, gain)
+        return apply_calibration(fields, self.calibration)["std"].cpu().numpy()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
         return box_iou(truth, preds)
@@ -120,6 +145,24 @@ class UncertDetectionValidator(_UncertValidator):
         super().__init__(*args, **kwargs)
         self.metrics = UncertDetMetrics()
 
+    def coco_evaluate(
+        self, stats: dict[str, Any], pred_json: Any, anno_json: Any, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Evaluate as COCO does, without the package that upstream would install for it; LVIS is left to upstream."""
+        if self.is_lvis or not self.jdict:
+            return super().coco_evaluate(stats, pred_json, anno_json, *args, **kwargs)
+        images = [int(Path(file).stem) for file in self.dataloader.dataset.im_files] if self.is_coco else None
+        found = coco_results(anno_json, pred_json, images)
+        stats.update({f"metrics/mAP_{size}(B)": found[f"coco/AP_{size}"] for size in ("small", "medium", "large")})
+        if self.training:
+            return stats
+        self.metrics.further = [coco_table(found)]
+        LOGGER.info(as_text(self.metrics.further[0]))
+        self._write()
+        if self.is_coco:
+            stats.update({"metrics/mAP50(B)": found["coco/AP50"], "metrics/mAP50-95(B)": found["coco/AP"]})
+        return {**stats, **found}
+
 
 class UncertOBBValidator(_UncertValidator, OBBValidator):
     """Validate oriented boxes with uncertainty.
@@ -135,6 +178,13 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
         super().__init__(*args, **kwargs)
         self.metrics = UncertOBBMetrics()
 
+    def _further_tables(self) -> list[Table]:
+        """Return AP by the exact overlap, and write DOTA's result files if results are to be saved."""
+        detections, truth = dota_records(self.metrics, self.names)
+        if self.args.save_json:
+            write_dota(self.save_dir / "dota", detections, self.names.values())
+        return [exact_table(detections, truth)]
+
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
         return pairwise_rotated_iou(truth.float(), preds.float())
 
@@ -148,14 +198,3 @@ def _original(boxes: torch.Tensor, gain: float, pad: tuple[float, float]) -> np.
     rows = boxes.double().cpu().numpy()
     shift = (*pad, 0, 0) if rows.shape[1] == 5 else (*pad, *pad)
     return np.hstack(((rows[:, :4] - shift) / gain, rows[:, 4:]))
-
-
-def format_summary(summary: SigmaSummary, unit: str) -> str:
-    """Return one line for the terminal."""
-    return (
-        f"Sigma ({unit}): {summary.n} matched boxes, Spearman {summary.spearman:.3f}, "
-        f"mean sigma {summary.sharpness:.3g}, mean error {summary.error:.3g}, "
-        f"within 1 sigma {summary.coverage68:.1%}, NLL {summary.nll:.3f} "
-        f"({summary.nll_calibrated:.3f} at temperature {summary.temperature:.2f}; "
-        f"constant sigma {summary.nll_constant:.3f})"
-    )

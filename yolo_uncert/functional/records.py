@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ class Matches:
 
     Attributes:
         residual: Array[N, 4 or 5], object minus detection; the angle wrapped.
-        sigma: Array[N, 4 or 5], predicted standard deviations.
+        sigma: Array[N, 4 or 5], predicted standard deviations; NaN of a model that predicts none.
         boxes: Array[N, 4 or 5], the detections.
         iou: Array[N], overlap of detection and object.
         conf: Array[N], scores.
@@ -69,6 +69,8 @@ class Scored:
         image: Array[M], index of its image.
         target_cls: Array[T], classes of the objects.
         target_image: Array[T], images of the objects.
+        boxes: Array[M, 4 or 5], the detections in pixels of the original images; no rows unless they were asked for.
+        target_boxes: Array[T, 4 or 5], the objects; no rows unless they were asked for.
     """
 
     conf: Floats
@@ -78,3 +80,5 @@ class Scored:
     image: Integers
     target_cls: Integers
     target_image: Integers
+    boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))
+    target_boxes: Floats = field(default_factory=lambda: np.zeros((0, 4)))

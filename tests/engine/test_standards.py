@@ -1,0 +1,80 @@
+"""Evaluations by the rules of COCO and DOTA as the validator runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from yolo_uncert import YOLO
+from yolo_uncert.engine.standards import image_names
+from yolo_uncert.evaluation import evaluate_dota, read_dota, read_dota_labels
+
+QUIET = {"imgsz": 64, "batch": 8, "plots": False, "device": "cpu", "workers": 0, "name": "val", "exist_ok": True}
+
+
+def measured(folder):
+    return json.loads((folder / "val" / "uncertainty.json").read_text(encoding="utf-8"))
+
+
+def test_names_of_images():
+    assert image_names(["/a/x 1.jpg", "/a/y.png"]) == ["x_1", "y"]
+    assert image_names(["/a/b/x.jpg", "/a/c/x.jpg"]) == ["b_x", "c_x"]
+
+
+def test_coco_numbers_are_those_of_pycocotools(tiny, tmp_path, caplog):
+    data = tiny.data("detect")
+    YOLO(tiny.weights("detect")).val(data=str(data), project=str(tmp_path), save_json=True, **QUIET)
+    found = measured(tmp_path)["COCO"]["all"]
+    assert "AP_small" in "\n".join(caplog.messages)
+    labels = sorted((data.parent / "labels" / "val").glob("*.txt"))
+    ids = {file.stem: number for number, file in enumerate(labels, 1)}
+    objects = [(ids[f.stem], *map(float, line.split())) for f in labels for line in f.read_text().splitlines()]
+    annotations = [
+        {"id": k, "image_id": image, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for k, (image, c, x, y, w, h) in enumerate(objects, 1)
+        for box in [[64 * (x - w / 2), 64 * (y - h / 2), 64 * w, 64 * h]]
+    ]
+    truth, categories = COCO(), [{"id": 1, "name": "disc"}, {"id": 2, "name": "plate"}]
+    truth.dataset = {"images": [{"id": i} for i in ids.values()], "annotations": annotations, "categories": categories}
+    truth.createIndex()
+    rows = json.loads((tmp_path / "val" / "predictions.json").read_text(encoding="utf-8"))
+    reference = COCOeval(
+        truth, truth.loadRes([{**r, "image_id": ids[Path(r["file_name"]).stem]} for r in rows]), "bbox"
+    )
+    reference.evaluate()
+    reference.accumulate()
+    reference.summarize()
+    assert [-1 if v is None else v for v in found.values()] == pytest.approx(reference.stats.tolist(), abs=1e-3)
+    assert found["AP50"] > 0
+
+
+def test_dota_files_hold_what_was_measured(tiny, tmp_path, caplog):
+    data = tiny.data("obb")
+    YOLO(tiny.weights("obb")).val(data=str(data), project=str(tmp_path), save_json=True, **QUIET)
+    found = measured(tmp_path)["Exact IoU"]
+    assert "Exact IoU" in "\n".join(caplog.messages)
+    folder = tmp_path / "labelTxt"
+    folder.mkdir()
+    for file in (data.parent / "labels" / "val").glob("*.txt"):
+        rows = [line.split() for line in file.read_text().splitlines()]
+        corners = [" ".join(str(64 * float(v)) for v in row[1:]) for row in rows]
+        lines = [f"{c} {('disc', 'plate')[int(row[0])]} 0" for c, row in zip(corners, rows, strict=True)]
+        (folder / file.name).write_text("\n".join(lines) + "\n")
+    detections, truth = read_dota(tmp_path / "val" / "dota"), read_dota_labels(folder)
+    for method, ending in (("area", ""), ("voc07", " (07)")):
+        expected = evaluate_dota(detections, truth, method=method).mean()
+        for column in ("AP50", "AP75", "AP"):
+            assert found["all"][column + ending] == pytest.approx(expected[column], abs=1e-3)
+    assert found["all"]["AP50"] > 0
+    assert np.isfinite(found["disc"]["AP75"])
+
+
+def test_oriented_boxes_are_evaluated_exactly_without_files_too(tiny, tmp_path):
+    YOLO(tiny.weights("obb")).val(data=str(tiny.data("obb")), project=str(tmp_path), **QUIET)
+    assert measured(tmp_path)["Exact IoU"]["all"]["AP50"] > 0
+    assert not (tmp_path / "val" / "dota").exists()

@@ -1,0 +1,107 @@
+"""Comparison of models and settings: variants, intervals, table and files."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from yolo_uncert.compare import Interval, Variant, _settings, _short, compare, table, write
+from yolo_uncert.config import OptionError
+
+QUIET = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}
+
+
+def test_interval_by_hand():
+    # The first value is the data set itself; 95 % of 1 ... 101 lie between their 2.5 % and 97.5 % quantiles.
+    interval = Interval.of(np.array([7.0, *range(1, 102)]))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((7, 3.5, 98.5))
+    assert interval.significant
+    assert not Interval(0.5, -0.1, 1.0).significant
+    assert Interval(-0.5, -0.9, -0.1).significant
+    assert np.isnan(Interval.of(np.full(4, np.nan)).low)
+
+
+def test_options_with_several_values_make_variants():
+    options = {"suppress": "hard,soft", "var_vote": (False, True), "classes": [0, 1], "conf": 0.1}
+    assert _settings(options) == [{"suppress": s, "var_vote": v} for s in ("hard", "soft") for v in (False, True)]
+    assert options == {"classes": [0, 1], "conf": 0.1}, "a list of classes is one value"
+    assert _settings({"suppress": "soft"}) == [{}]
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["runs/a/weights/best.pt", "runs/b/weights/best.pt"], ["a", "b"]),
+        (["best.pt", "last.pt"], ["best", "last"]),
+        (["x/a/best.pt", "y/a/best.pt"], ["x", "y"]),
+        (["a/best.pt", "a/last.pt", "b/last.pt"], ["a/best", "a/last", "b/last"]),
+        (["best.pt", "best.pt"], ["best", "best"]),
+    ],
+)
+def test_names_are_as_short_as_they_can_be(paths, names):
+    assert _short(paths) == names
+
+
+def test_table_and_files(tmp_path):
+    first = Variant("a", {"AP": Interval(60.91, 57.94, 64.0)}, {})
+    second = Variant("b", {"AP": Interval(61.5, 58, 65)}, {"AP": Interval(0.59, 0.31, 0.84)})
+    assert table([first, second]).splitlines() == [
+        "                        AP",
+        "a        60.9 (57.9..64.0)",
+        "b        61.5 (58.0..65.0)",
+        "  gain  +0.6* (+0.3..+0.8)",
+        "gain over a; 95% bootstrap intervals over images, * where 0 lies outside",
+    ]
+    write([first, second], tmp_path / "new")
+    rows = list(csv.DictReader((tmp_path / "new" / "comparison.csv").open(encoding="utf-8")))
+    assert [row["gain_value"] for row in rows] == ["", "0.59"]
+    assert json.loads((tmp_path / "new" / "comparison.json").read_text())[1]["gains"]["AP"]["low"] == 0.31
+    assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_settings_of_one_model(tiny, tmp_path, caplog):
+    variants = compare(
+        tiny.weights("detect"),
+        data=str(tiny.data("detect")),
+        samples=20,
+        out=tmp_path,
+        suppress="hard,soft",
+        project=str(tmp_path),
+        **QUIET,
+    )
+    assert [v.name for v in variants] == ["suppress=hard", "suppress=soft"]
+    for variant in variants:
+        assert variant.results["AP50"].low <= variant.results["AP50"].value + 1e-9
+        assert list(variant.results) == ["AP", "AP50", "AP75", "AP90", "NLL", "cal. error", "Spearman"]
+    gain = variants[1].results["AP"].value - variants[0].results["AP"].value
+    assert variants[1].gains["AP"].value == pytest.approx(gain)
+    assert "gain over suppress=hard" in "\n".join(caplog.messages)
+    assert (tmp_path / "comparison.json").is_file()
+
+
+def test_a_model_with_and_without_sigma(tiny, tmp_path):
+    weights = [tiny.weights("detect"), tiny.weights("stock")]
+    options = {"data": str(tiny.data("detect")), "samples": 5, "out": tmp_path, "project": str(tmp_path)}
+    with_sigma, without = compare(weights, **options, **QUIET)
+    assert np.isfinite(with_sigma.results["NLL"].value)
+    assert np.isnan(without.results["NLL"].value)
+    assert np.isfinite(without.gains["AP"].value)
+
+
+def test_the_same_model_twice_differs_by_nothing(tiny, tmp_path):
+    weights = [tiny.weights("detect")] * 2
+    options = {"data": str(tiny.data("detect")), "samples": 5, "out": tmp_path, "project": str(tmp_path)}
+    _, again = compare(weights, **options, **QUIET)
+    assert all(i == Interval(0, 0, 0) for i in again.gains.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "nothing to compare"), ({"suppress": "hard,soft", "samples": 1}, "samples must be at least 2")],
+)
+def test_bad_requests(options, message):
+    with pytest.raises(OptionError, match=message):
+        compare("a.pt", **options)

@@ -1,0 +1,198 @@
+"""Models or settings side by side, with intervals that tell a gain from the luck of the images."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ultralytics.utils import LOGGER
+from ultralytics.utils.files import increment_path
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
+from yolo_uncert.functional.records import Matches, Scored
+from yolo_uncert.model import YOLO
+from yolo_uncert.run_options import run_option_names
+
+Floats = npt.NDArray[np.floating]
+
+SAMPLES, LEVEL = 500, 0.95
+"""Draws of images, and the share of them that the intervals hold."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic of the data set, and between which values it lies on resampled images."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, draws: Floats) -> Interval:
+        """Return the interval of Array[samples + 1], the data set itself first."""
+        tail = (1 - LEVEL) / 2
+        low, high = np.nanquantile(draws[1:], (tail, 1 - tail)) if np.isfinite(draws[1:]).any() else (np.nan, np.nan)
+        return cls(float(draws[0]), float(low), float(high))
+
+    @property
+    def significant(self) -> bool:
+        """Whether a difference of 0 lies outside."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model under one setting.
+
+    Attributes:
+        name: What tells it from the others.
+        results: Its statistics by name.
+        gains: Their differences to the first variant on the same images; empty for the first.
+    """
+
+    name: str
+    results: dict[str, Interval]
+    gains: dict[str, Interval]
+
+
+def compare(
+    models: str | Path | Sequence[str | Path], *, samples: int = SAMPLES, out: str | Path | None = None, **options: Any
+) -> list[Variant]:
+    """Validate models or settings on the same images and compare them with bootstrap intervals over the images.
+
+    Args:
+        models: One or several trained models; in one string separated by commas.
+        samples: Draws of images.
+        out: Folder for ``comparison.json`` and ``comparison.csv``; by default a new one, runs/compare.
+        **options: Options of val. One of ours, or ``iou``, may have several values, in a list or separated by commas:
+            each combination is a variant.
+
+    Returns:
+        The variants, the first of which is what the others are compared with.
+
+    Raises:
+        OptionError: Fewer than two variants, or too few samples.
+    """
+    if samples < 2:
+        raise OptionError(f"samples must be at least 2, got {samples}")
+    paths = [str(m).strip() for m in (models.split(",") if isinstance(models, str) else _listed(models))]
+    settings = _settings(options)
+    if len(paths) * len(settings) < 2:
+        raise OptionError(
+            "there is nothing to compare: name several models (model=a.pt,b.pt) or several values of an option "
+            "(suppress=hard,soft)"
+        )
+    names = _short(paths) if len(paths) > 1 else [""]
+    runs = []
+    for (path, name), setting in itertools.product(zip(paths, names, strict=True), settings):
+        label = " ".join(filter(None, (name, *(f"{k}={v}" for k, v in setting.items()))))
+        LOGGER.info(f"\nValidating {label}")
+        metrics = YOLO(path).val(**{"plots": False, **options, **setting})
+        runs.append((label, metrics.matches, metrics.scored))
+    variants = _variants(runs, samples)
+    LOGGER.info("\n" + table(variants))
+    folder = Path(out) if out else increment_path(Path("runs") / "compare", mkdir=True)
+    write(variants, folder)
+    LOGGER.info(f"Results saved to {folder}")
+    return variants
+
+
+def _variants(runs: Sequence[tuple[str, Matches, Scored]], samples: int) -> list[Variant]:
+    """Compute the statistics of all runs on the same draws of images."""
+    order = sorted(runs[0][1].files)
+    counts = resample(len(order), samples)
+    draws = []
+    for name, matches, scored in runs:
+        if sorted(matches.files) != order:
+            raise OptionError(f"{name} was validated on other images than {runs[0][0]}")
+        mine = counts[:, np.argsort(np.argsort(matches.files))]
+        draws.append({**score_statistics(scored, mine), **sigma_statistics(matches, mine)})
+    first = draws[0]
+    return [
+        Variant(
+            name,
+            {key: Interval.of(values) for key, values in mine.items()},
+            {key: Interval.of(values - first[key]) for key, values in mine.items()} if mine is not first else {},
+        )
+        for (name, *_), mine in zip(runs, draws, strict=True)
+    ]
+
+
+def table(variants: Sequence[Variant]) -> str:
+    """Return the comparison as text: values with their intervals, below them the gains over the first variant."""
+    header = ["", *variants[0].results]
+    rows = [[v.name, *(_cell(key, i) for key, i in v.results.items())] for v in variants]
+    gains = [["  gain", *(_cell(key, i, sign="+") for key, i in v.gains.items())] for v in variants]
+    lines = [header, *(row for pair in zip(rows, gains, strict=True) for row in pair[: 1 if len(pair[1]) == 1 else 2])]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    ]
+    note = f"gain over {variants[0].name}; {LEVEL:.0%} bootstrap intervals over images, * where 0 lies outside"
+    return "\n".join([*text, note])
+
+
+def write(variants: Sequence[Variant], folder: Path) -> None:
+    """Write ``comparison.json`` and ``comparison.csv``, each complete or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"variant": v.name, "statistic": key, **asdict(i), **{f"gain_{k}": x for k, x in _gain(v, key).items()}}
+        for v in variants
+        for key, i in v.results.items()
+    ]
+    for file in (folder / "comparison.json", folder / "comparison.csv"):
+        part = file.with_suffix(".part")
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            if file.suffix == ".json":
+                json.dump([asdict(v) for v in variants], stream, indent=1)
+            else:
+                writer = csv.DictWriter(stream, max(rows, key=len).keys())
+                writer.writeheader()
+                writer.writerows(rows)
+        os.replace(part, file)
+
+
+def _gain(variant: Variant, key: str) -> Mapping[str, float]:
+    return asdict(variant.gains[key]) if variant.gains else {}
+
+
+def _cell(key: str, interval: Interval, sign: str = "") -> str:
+    form = f"{sign}.{1 if key.startswith('AP') else 3}f"
+    star = "*" if sign and interval.significant else ""
+    return f"{interval.value:{form}}{star} ({interval.low:{form}}..{interval.high:{form}})"
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [v.strip() for v in value.split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _settings(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every combination of the options that have several values, and take them out of the options."""
+    several = {}
+    for name in [key for key in options if key in (*run_option_names(), "iou") and len(_listed(options[key])) > 1]:
+        several[name] = _listed(options.pop(name))
+    return [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
+
+
+def _short(paths: Sequence[str]) -> list[str]:
+    """Return the shortest ends of the paths that tell them apart, without what all of them end in."""
+    parts = [[p for p in Path(path).with_suffix("").parts if p != "weights"] for path in paths]
+    while min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1:
+        parts = [p[:-1] for p in parts]
+    length = next(
+        (n for n in range(1, max(map(len, parts))) if len({tuple(p[-n:]) for p in parts}) == len(paths)),
+        max(map(len, parts)),
+    )
+    return ["/".join(p[-length:]) for p in parts]

@@ -1,0 +1,80 @@
+"""The evaluations that papers report, of a validation: DOTA's with the exact overlap, and COCO's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolo_uncert.engine.tables import Table
+from yolo_uncert.evaluation import DotaDetections, DotaTruth, evaluate_coco, evaluate_dota
+from yolo_uncert.evaluation.polygons import corners
+
+METHODS = {"area": "", "voc07": " (07)"}
+"""Ways of averaging the precision, and what they add to the name of a column."""
+
+
+def dota_records(metrics: Any, names: Mapping[int, str]) -> tuple[DotaDetections, DotaTruth]:
+    """Return the oriented detections and objects of a validation in DOTA's terms.
+
+    Args:
+        metrics: UncertOBBMetrics after a validation, with all boxes.
+        names: Class names.
+    """
+    scored = metrics.scored
+    images, classes = np.array(image_names(metrics.matches.files)), np.array(list(names.values()))
+    detections = DotaDetections(images[scored.image], classes[scored.cls], scored.conf, corners(scored.boxes))
+    easy = np.zeros(len(scored.target_cls), dtype=bool)
+    empty = sorted({*images.tolist()} - {*images[scored.target_image].tolist()})
+    polygons = corners(scored.target_boxes)
+    truth = DotaTruth(images[scored.target_image], classes[scored.target_cls], easy, polygons, tuple(empty))
+    return detections, truth
+
+
+def exact_table(detections: DotaDetections, truth: DotaTruth) -> Table:
+    """Return the AP of oriented boxes by the exact overlap, over all classes and for each, area and 11-point.
+
+    Args:
+        detections: Detections of a data set.
+        truth: Its objects.
+    """
+    found = {method: evaluate_dota(detections, truth, method=method) for method in METHODS}
+    columns = ("AP50", "AP75", "AP")
+    header = [c + ending for ending in METHODS.values() for c in columns]
+    rows = [("all", *(result.mean()[c] for result in found.values() for c in columns))]
+    rows += [
+        (name, *(result.per_class()[name][c] for result in found.values() for c in columns))
+        for name in found["area"].per_class()
+    ]
+    return Table("Exact IoU", ("Class", *header), rows)
+
+
+def coco_results(
+    truth: Mapping[str, Any] | str | Path, detections: Sequence[Mapping[str, Any]] | str | Path, images: Any = None
+) -> dict[str, float]:
+    """Return COCO's twelve numbers as ``coco/AP`` and so on.
+
+    Args:
+        truth: Ground truth in COCO's format, or its file.
+        detections: Rows of results in COCO's format, or their file.
+        images: Numbers of the images to evaluate, if not all.
+    """
+    return {f"coco/{name}": value for name, value in evaluate_coco(truth, detections, image_ids=images).items()}
+
+
+def coco_table(results: Mapping[str, float]) -> Table:
+    """Return COCO's numbers as a table of one row."""
+    names = [name.removeprefix("coco/") for name in results]
+    return Table("COCO", ("Class", *names), [("all", *results.values())])
+
+
+def image_names(files: Sequence[str]) -> list[str]:
+    """Return the names of image files without suffix, with their folders where names repeat; blanks become ``_``."""
+    stems = [Path(file).stem for file in files]
+    if len(set(stems)) < len(stems):
+        root = os.path.commonpath(files)
+        stems = ["_".join(Path(file).relative_to(root).with_suffix("").parts) for file in files]
+    return ["_".join(stem.split()) for stem in stems]

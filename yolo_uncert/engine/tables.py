@@ -1,0 +1,165 @@
+"""The tables of a validation: AP by overlap, sigma, coverage and scores, over all objects and class by class."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from yolo_uncert.engine.metrics import AP_COLUMNS, summarise_matches
+from yolo_uncert.functional.score_calibration import d_ece, la_ece
+from yolo_uncert.functional.summary import SigmaSummary
+
+SIGMA_COLUMNS = {
+    "n": "Boxes",
+    "error": "Error",
+    "sharpness": "Sigma",
+    "relative": "Sigma/size",
+    "nll": "NLL",
+    "nll_constant": "const. NLL",
+    "temperature": "Temp.",
+    "energy": "Energy",
+}
+COVERAGE_COLUMNS = {
+    "coverage50": "in 50 %",
+    "coverage68": "in 68 %",
+    "coverage90": "in 90 %",
+    "coverage95": "in 95 %",
+    "calibration_error": "Cal. error",
+    "spearman": "Spearman",
+    "ause": "AUSE",
+}
+ANGLE = " angle (rad)"
+
+
+class Table(NamedTuple):
+    """A table for the terminal, the report and files: one row per class, ``all`` first."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+def summaries(metrics: Any, *, classes: bool = True) -> dict[str, SigmaSummary]:
+    """Return the summary of sigma over all matches and by class; that of a known angle under a name of its own.
+
+    Args:
+        metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
+        classes: Every class by itself as well.
+    """
+    matches, names = metrics.matches, metrics.names
+    found = {}
+    for prefix in metrics.prefixes:
+        ending, angle = (ANGLE, True) if prefix else ("", False)
+        whole = metrics.angle_sigma if angle else metrics.sigma
+        found["all" + ending] = whole
+        for cls in np.unique(matches.cls) if classes and len(names) > 1 else ():
+            found[names[cls] + ending] = summarise_matches(matches.take(matches.cls == cls), angle=angle)
+    return found
+
+
+def tables(metrics: Any, *, classes: bool = True) -> list[Table]:
+    """Return the tables of a validation.
+
+    Args:
+        metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
+        classes: Every class by itself as well.
+    """
+    found = summaries(metrics, classes=classes)
+    result = [_ap_table(metrics, classes)]
+    if found:
+        result.append(_sigma_table("Sigma (px)", SIGMA_COLUMNS, found))
+        result.append(_sigma_table("Coverage", COVERAGE_COLUMNS, found))
+    result.append(_score_table(metrics, classes))
+    return result
+
+
+def as_text(table: Table) -> str:
+    """Return a table in the manner of Ultralytics' own, names right-aligned in 22 characters and columns in 11."""
+    head = f"{table.caption:>22}" + "".join(f"{name:>11}" for name in table.header[1:])
+    return "\n".join([head, *(f"{row[0]:>22}" + "".join(f"{cell(v):>11}" for v in row[1:]) for row in table.rows)])
+
+
+def cell(value: Any) -> str:
+    """Return a number with three significant digits, and an unknown one as a dash."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3g}"
+    return str(value)
+
+
+def as_dict(metrics: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that was measured as plain values for JSON, NaN as None.
+
+    Args:
+        metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
+        settings: What it was measured with.
+    """
+    results = {name: _plain(value) for name, value in metrics.results_dict.items()}
+    sigma = {name: {k: _plain(v) for k, v in asdict(s).items()} for name, s in summaries(metrics).items()}
+    by_table = {
+        t.caption: {row[0]: dict(zip(t.header[1:], map(_plain, row[1:]), strict=True)) for row in t.rows}
+        for t in (_ap_table(metrics, True), _score_table(metrics, True), *metrics.further)
+    }
+    return {"results": results, "sigma": sigma, **by_table, "settings": dict(settings)}
+
+
+def write_results(metrics: Any, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write ``uncertainty.json`` and, a row per class, ``uncertainty.csv``; each complete or not at all.
+
+    Args:
+        metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
+        settings: What it was measured with.
+        folder: Folder of the run.
+    """
+    rows = [{"class": name, **asdict(s)} for name, s in summaries(metrics).items()]
+    for file in (folder / "uncertainty.json", folder / "uncertainty.csv"):
+        part = file.with_name(file.name + ".part")
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            if file.suffix == ".json":
+                json.dump(as_dict(metrics, settings), stream, indent=1, default=str)
+            else:
+                writer = csv.DictWriter(stream, ["class", *SigmaSummary.__dataclass_fields__])
+                writer.writeheader()
+                writer.writerows(rows)
+        os.replace(part, file)
+
+
+def _ap_table(metrics: Any, classes: bool) -> Table:
+    all_ap = np.asarray(metrics.box.all_ap).reshape(-1, 10)
+    header = ("Class", *(f"AP{level}" for level in AP_COLUMNS), "AP50-95")
+    columns = list(AP_COLUMNS.values())
+    rows = {"all": all_ap.mean(0) if len(all_ap) else np.zeros(10)}
+    if classes and len(metrics.names) > 1:
+        rows |= {metrics.names[c]: ap for c, ap in zip(metrics.ap_class_index, all_ap, strict=True)}
+    return Table("AP at IoU", header, [(n, *map(float, ap[columns]), float(ap.mean())) for n, ap in rows.items()])
+
+
+def _sigma_table(caption: str, columns: Mapping[str, str], found: Mapping[str, SigmaSummary]) -> Table:
+    rows = [(name, *(getattr(s, key) for key in columns)) for name, s in found.items()]
+    return Table(caption, ("Class", *columns.values()), rows)
+
+
+def _score_table(metrics: Any, classes: bool) -> Table:
+    scored = metrics.scored
+    results = metrics.scores
+    further = ("PDQ", "spatial", "label") if metrics.pdq is not None else ()
+    blank: Sequence[Any] = ("",) * len(further)
+    rows: list[tuple[Any, ...]] = [("all", len(scored.conf), *results.values())]
+    for cls in np.unique(scored.cls) if classes and len(metrics.names) > 1 else ():
+        mine = scored.cls == cls
+        conf = scored.conf[mine]
+        gaps = d_ece(conf, scored.correct[mine, 0]), la_ece(conf, scored.iou[mine], scored.cls[mine])
+        rows.append((metrics.names[cls], len(conf), *gaps, *blank))
+    return Table("Scores", ("Class", "Detections", "D-ECE", "LaECE0", *further), rows)
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
