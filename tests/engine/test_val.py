@@ -27,18 +27,15 @@ def validate(weights, tiny, tmp_path, task="detect", facade=YOLO, **options):
     return facade(weights).val(**{**given, **options})
 
 
-SCORES = {"uncert/d_ece", "uncert/la_ece"}
-
-
 def ours(results):
     """Results on sigma."""
-    return {k: v for k, v in results.items() if k.startswith("uncert/") and k not in SCORES}
+    return {k: v for k, v in results.items() if k.startswith("uncert/")}
 
 
 def stock(results):
     """Results that Ultralytics has."""
     further = [f"metrics/mAP{level}(B)" for level in (60, 70, 75, 80, 90, 95)]
-    return {k: v for k, v in results.items() if not k.startswith("uncert/") and k not in further}
+    return {k: v for k, v in results.items() if not k.startswith(("uncert/", "scores/")) and k not in further}
 
 
 # --- matching, by hand ------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from yolo_uncert.engine.calibration import Calibration
 from yolo_uncert.functional.calibrators import LEAST_BOXES, Isotonic, Scale, Temperature
 from yolo_uncert.functional.conformal import Conformal, boxes_needed, gaussian_quantile
 from yolo_uncert.functional.records import Floats, Matches
-from yolo_uncert.functional.reliability import calibration_error
+from yolo_uncert.functional.reliability import LEVELS, calibration_error
 from yolo_uncert.functional.scoring import nll
 from yolo_uncert.run_options import CalibrationOptions
 
@@ -29,7 +29,7 @@ class Quality:
         within68: Array[C], share of residuals within one standard deviation; 0.683 of Gaussian ones.
         within: Array[C], share inside of the intervals at the level asked for.
         boxwise: Share of boxes all of whose coordinates are inside of the box-wise intervals.
-        error: Array[C], calibration error over 19 levels.
+        error: Array[C], calibration error over 19 levels: of the conformal intervals where there are, else of sigma.
         nll: Array[C], mean Gaussian negative log-likelihood.
     """
 
@@ -110,11 +110,13 @@ def measure(matches: Matches, options: CalibrationOptions) -> tuple[Quality, Qua
     """
     count = matches.sigma.shape[1]
     gauss = np.stack([gaussian_quantile(options.level, count, boxwise) for boxwise in (False, True)])
-    before = _quality(matches.residual, matches.sigma, np.broadcast_to(gauss[:, None], (2, *matches.sigma.shape)))
+    error = calibration_error(matches.residual, matches.sigma)
+    reach = np.broadcast_to(gauss[:, None], (2, *matches.sigma.shape))
+    before = _quality(matches.residual, matches.sigma, reach, error)
     images = np.random.default_rng(0).permutation(np.unique(matches.image))
     first = np.isin(matches.image, images[: len(images) // 2])
     sigma = np.empty_like(matches.sigma, dtype=float)
-    reach = np.empty((2, *sigma.shape))
+    reach, inside = np.empty((2, *sigma.shape)), np.empty((len(LEVELS), *sigma.shape), bool)
     for rows in (first, ~first):
         try:
             check_size(int((~rows).sum()), options)
@@ -124,7 +126,13 @@ def measure(matches: Matches, options: CalibrationOptions) -> tuple[Quality, Qua
         sigma[rows] = matches.sigma[rows] * scale.factor(matches.sigma[rows])
         for boxwise in (False, True):
             reach[int(boxwise), rows] = conformal.quantile(options.level, boxwise) if conformal else gauss[int(boxwise)]
-    return before, _quality(matches.residual, sigma, reach)
+        if conformal and conformal.max_level < LEVELS[-1]:
+            conformal = None
+        for level, held in zip(LEVELS, inside, strict=True):
+            width = conformal.quantile(level) if conformal else gaussian_quantile(level, count)
+            held[rows] = np.abs(matches.residual[rows]) <= sigma[rows] * width
+    error = np.abs(inside.mean(axis=1) - LEVELS[:, None]).mean(axis=0)
+    return before, _quality(matches.residual, sigma, reach, error)
 
 
 def _fit(matches: Matches, options: CalibrationOptions) -> tuple[Scale, Conformal | None]:
@@ -140,14 +148,14 @@ def _fit(matches: Matches, options: CalibrationOptions) -> tuple[Scale, Conforma
     return scale, Conformal.fit(matches.residual, matches.sigma * scale.factor(matches.sigma))
 
 
-def _quality(residual: Floats, sigma: Floats, reach: Floats) -> Quality:
+def _quality(residual: Floats, sigma: Floats, reach: Floats, error: Floats) -> Quality:
     """Measure sigma, Array[N, C], and intervals of half width sigma * reach, Array[2, N, C]: single and box-wise."""
     single, together = np.abs(residual) <= sigma * reach
     return Quality(
         within68=np.mean(np.abs(residual) <= sigma, axis=0),
         within=single.mean(axis=0),
         boxwise=float(together.all(axis=1).mean()),
-        error=calibration_error(residual, sigma),
+        error=error,
         nll=nll(residual, sigma).mean(axis=0),
     )
 

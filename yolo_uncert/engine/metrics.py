@@ -64,8 +64,8 @@ def score_results(scored: Scored | None, pdq: PdqSums | None) -> dict[str, float
     """
     known = scored is not None and len(scored.conf) > 0
     results = {
-        "uncert/d_ece": d_ece(scored.conf, scored.correct[:, 0]) if scored is not None and known else math.nan,
-        "uncert/la_ece": la_ece(scored.conf, scored.iou, scored.cls) if scored is not None and known else math.nan,
+        "scores/d_ece": d_ece(scored.conf, scored.correct[:, 0]) if scored is not None and known else math.nan,
+        "scores/la_ece": la_ece(scored.conf, scored.iou, scored.cls) if scored is not None and known else math.nan,
     }
     if pdq is not None:
         results |= {
