@@ -1,0 +1,165 @@
+"""Train and evaluate a grid of models and seeds: ``python experiments/run.py GRID.yaml [OUT] [KEY=VALUE ...]``.
+
+A grid names data, training options, rows (a model yaml each, with options of its own), seeds, and the rules of
+suppression that every trained model is evaluated with. Each cell has a folder under OUT (default runs/experiments);
+what is there is not done again, and an interrupted training goes on from its last epoch. Further words are training
+options of all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import ultralytics
+import yaml
+from ultralytics.cfg import parse_key_value_pair
+from ultralytics.utils import LOGGER
+
+import yolo_uncert
+from yolo_uncert import YOLO
+
+AP_COLUMNS = {"AP50": 0, "AP75": 5, "AP85": 7, "AP90": 8}
+SIGMA_COLUMNS = {
+    "NLL": "nll",
+    "NLL after T": "nll_calibrated",
+    "cal. error": "calibration_error",
+    "Spearman": "spearman",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a row of the grid with one seed."""
+
+    row: str
+    seed: int
+    folder: Path
+    train: dict[str, Any]
+    rules: dict[str, dict[str, Any]]
+    evaluate: dict[str, Any]
+
+
+def cells(grid: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Iterator[Cell]:
+    """Yield the cells of a grid, seed by seed, so that the first table has every row."""
+    for seed in grid["seeds"]:
+        for name, row in grid["rows"].items():
+            own = {k: v for k, v in row.items() if k != "rules"}
+            train = {"data": grid["data"], **grid["train"], **own, **given, "seed": seed}
+            evaluate = {"data": grid["data"], "imgsz": train["imgsz"], **grid.get("evaluate", {})}
+            rules = row.get("rules", grid["rules"])
+            yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate)
+
+
+def train(cell: Cell) -> Path:
+    """Train a cell, or go on where its training stopped, and return its checkpoint."""
+    best, last, done = (cell.folder / name for name in ("weights/best.pt", "weights/last.pt", "trained.json"))
+    if done.is_file():
+        return best
+    start = time.time()
+    options = {**cell.train, "project": str(cell.folder.parent.resolve()), "name": cell.folder.name, "exist_ok": True}
+    if last.is_file():
+        YOLO(last).train(resume=True)
+    else:
+        YOLO(options.pop("model")).train(**options)
+    write(done, {"options": cell.train, "seconds": round(time.time() - start), **versions()})
+    return best if best.is_file() else last
+
+
+def evaluate(cell: Cell, checkpoint: Path) -> dict[str, dict[str, float]]:
+    """Evaluate a trained cell with every rule that it has no results of yet."""
+    file = cell.folder / "results.json"
+    results: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for name, rule in cell.rules.items():
+        if name not in results:
+            options = {"plots": False, "verbose": False, "project": str(cell.folder), "name": "val", "exist_ok": True}
+            metrics = YOLO(checkpoint).val(**{**options, **cell.evaluate, **rule})
+            results[name] = numbers(metrics)
+            write(file, results)
+    return results
+
+
+def numbers(metrics: Any) -> dict[str, float]:
+    """Return what the table shows of a validation: AP in percent, sigma in pixels."""
+    ap = np.asarray(metrics.box.all_ap).reshape(-1, 10).mean(0)
+    found = {name: 100 * float(ap[column]) for name, column in AP_COLUMNS.items()}
+    found["AP"] = 100 * float(ap.mean())
+    for table in metrics.further:
+        if table.caption == "Exact IoU":
+            found |= {f"exact {k}": 100 * float(v) for k, v in zip(table.header[1:4], table.rows[0][1:4], strict=True)}
+    found |= {name: float(getattr(metrics.sigma, key, np.nan)) for name, key in SIGMA_COLUMNS.items()}
+    return found
+
+
+def table(results: Mapping[tuple[str, str], list[dict[str, float]]]) -> list[list[str]]:
+    """Return rows of mean and standard deviation over seeds, by model and rule."""
+    columns = list(dict.fromkeys(key for rows in results.values() for row in rows for key in row))
+    lines = [["model", "rule", "seeds", *columns]]
+    for (model, rule), rows in results.items():
+        values = [[row.get(column, np.nan) for row in rows] for column in columns]
+        lines.append(
+            [model, rule, str(len(rows)), *(spread(column, v) for column, v in zip(columns, values, strict=True))]
+        )
+    return lines
+
+
+def spread(column: str, values: list[float]) -> str:
+    """Return mean and, of several seeds, sample standard deviation; a dash where nothing is known."""
+    if not np.isfinite(values).all():
+        return "-"
+    digits = 1 if "AP" in column else 3
+    error = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{error}"
+
+
+def versions() -> dict[str, str]:
+    """Return what the numbers were made with."""
+    modules = {"torch": torch, "ultralytics": ultralytics, "yolo_uncert": yolo_uncert}
+    return {name: module.__version__ for name, module in modules.items()}
+
+
+def write(file: Path, content: Any) -> None:
+    """Write JSON, or lines as Markdown or CSV, by the file's suffix; complete or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    with part.open("w", encoding="utf-8", newline="") as stream:
+        if file.suffix == ".json":
+            json.dump(content, stream, indent=1)
+        elif file.suffix == ".csv":
+            csv.writer(stream).writerows(content)
+        else:
+            rows = [content[0], ["---"] * len(content[0]), *content[1:]]
+            stream.writelines(f"| {' | '.join(row)} |\n" for row in rows)
+    os.replace(part, file)
+
+
+def main(grid_file: str, *words: str) -> None:
+    """Run all cells of a grid."""
+    out = next((word for word in words if "=" not in word), "runs/experiments")
+    given = dict(parse_key_value_pair(word) for word in words if "=" in word)
+    file = Path(grid_file)
+    grid = yaml.safe_load(file.read_text(encoding="utf-8"))
+    folder = Path(out) / file.stem
+    results: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for cell in cells(grid, folder, given):
+        LOGGER.info(f"\n{cell.row}, seed {cell.seed}")
+        for rule, found in evaluate(cell, train(cell)).items():
+            results.setdefault((cell.row, rule), []).append(found)
+        for name in ("table.md", "table.csv"):
+            write(folder / name, table(results))
+    print((folder / "table.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
