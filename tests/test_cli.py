@@ -32,7 +32,7 @@ def model(monkeypatch):
         def __getattr__(self, mode):
             def run(**options):
                 seen.append((mode, options))
-                return iter(()) if mode in ("predict", "track") else "exported.onnx"
+                return (result for result in ()) if mode in ("predict", "track") else "exported.onnx"
 
             return run
 

@@ -15,9 +15,11 @@ QUIET = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": Fals
 
 
 def test_interval_by_hand():
-    # The first value is the data set itself; 95 % of 1 ... 101 lie between their 2.5 % and 97.5 % quantiles.
-    interval = Interval.of(np.array([7.0, *range(1, 102)]))
-    assert (interval.value, interval.low, interval.high) == pytest.approx((7, 3.5, 98.5))
+    # The first value is the data set itself; 95 % of 1 ... 101 lie between 3.5 and 98.5, around a mean of 51.
+    interval = Interval.of(np.array([51.0, *range(1, 102)]))
+    assert (interval.value, interval.low, interval.high) == pytest.approx((51, 3.5, 98.5))
+    moved = Interval.of(np.array([7.0, *range(1, 102)]))
+    assert (moved.low, moved.high) == pytest.approx((3.5 - 44, 98.5 - 44)), "a bias of the draws is taken out"
     assert interval.significant
     assert not Interval(0.5, -0.1, 1.0).significant
     assert Interval(-0.5, -0.9, -0.1).significant
@@ -38,7 +40,7 @@ def test_options_with_several_values_make_variants():
         (["best.pt", "last.pt"], ["best", "last"]),
         (["x/a/best.pt", "y/a/best.pt"], ["x", "y"]),
         (["a/best.pt", "a/last.pt", "b/last.pt"], ["a/best", "a/last", "b/last"]),
-        (["best.pt", "best.pt"], ["best", "best"]),
+        (["a/best.pt", "a/best.pt"], ["best", "best (2)"]),
     ],
 )
 def test_names_are_as_short_as_they_can_be(paths, names):
@@ -60,6 +62,15 @@ def test_table_and_files(tmp_path):
     assert [row["gain_value"] for row in rows] == ["", "0.59"]
     assert json.loads((tmp_path / "new" / "comparison.json").read_text())[1]["gains"]["AP"]["low"] == 0.31
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+def test_what_is_unknown_is_null_in_json_and_a_dash_in_the_table(tmp_path):
+    unknown = Interval(float("nan"), float("nan"), float("nan"))
+    variants = [Variant("a", {"NLL": unknown}, {}), Variant("b", {"NLL": Interval(1, 0, 2)}, {"NLL": unknown})]
+    assert "nan" not in table(variants)
+    write(variants, tmp_path)
+    found = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert found[0]["results"]["NLL"] == {"value": None, "low": None, "high": None}
 
 
 def test_settings_of_one_model(tiny, tmp_path, caplog):

@@ -16,9 +16,12 @@ LAYERS: list[tuple[str, ...]] = [
     ("evaluation",),
     ("paths", "schema", "config", "data", "synthetic"),
     ("run_options",),
+    ("streams",),
     ("losses",),  # knows predictions, not heads
+    ("tracking",),
     ("nn",),  # the branches of a head bring their loss terms
     ("engine",),
+    ("output",),
     ("report",),
     ("model",),
     ("compare", "demo", "help"),

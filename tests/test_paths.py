@@ -12,6 +12,7 @@ from yolo_uncert import paths
 from yolo_uncert.paths import find_asset, list_assets, split_scale
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+KINDS = ("models", "data", "trackers")
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_path_that_names_no_file_is_the_same_error(shipped, name):
         find_asset(name, "data")
 
 
-@pytest.mark.parametrize("kind", ["models", "data"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_names_shipped_are_unambiguous(kind):
     stems = [Path(name).stem for name in list_assets(kind)]
     assert stems
@@ -126,7 +127,7 @@ def test_the_names_shipped_are_unambiguous(kind):
 def _find_from(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     code = (
         "from yolo_uncert.paths import find_asset, list_assets\n"
-        "for kind in ('models', 'data'):\n"
+        f"for kind in {KINDS}:\n"
         "    for name in list_assets(kind):\n"
         "        print(find_asset(name, kind))\n"
     )
@@ -135,7 +136,7 @@ def _find_from(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_installation_under_test_finds_every_file_from_elsewhere(tmp_path):
     found = _find_from(tmp_path).stdout.splitlines()
-    assert len(found) == len(list_assets("models")) + len(list_assets("data"))
+    assert len(found) == sum(len(list_assets(kind)) for kind in KINDS)
     assert all(Path(path).is_file() for path in found)
 
 
@@ -156,6 +157,6 @@ def test_a_wheel_carries_every_file(tmp_path, by_way_of_sdist):
     found = [Path(path) for path in _find_from(tmp_path / "cwd", PYTHONPATH=str(tmp_path / "site")).stdout.splitlines()]
     shipped = tmp_path / "site" / "yolo_uncert" / "_assets"
     assert sorted(path for path in shipped.rglob("*") if path.is_file()) == sorted(found)
-    assert len(found) == len(list_assets("models")) + len(list_assets("data"))
+    assert len(found) == sum(len(list_assets(kind)) for kind in KINDS)
     assert not (tmp_path / "site" / "tests").exists()
     assert (tmp_path / "site" / "yolo_uncert" / "py.typed").is_file()

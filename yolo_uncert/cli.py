@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -86,15 +87,21 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
             raise OptionError(f"{arg!r} is neither a mode nor key=value{suggest(text, [*MODES, *defaults])}")
     if file := options.pop("cfg", None):
         options = {k: v for k, v in {**YAML.load(check_yaml(file)), **options}.items() if k != "cfg"}
-    mode = options.pop("mode", None)
-    if mode not in MODES:
-        raise OptionError(f"mode is {mode!r}{suggest(mode, MODES)}. One of: {', '.join(MODES)}")
+    mode = _mode(options)
     # save_dir is no default of Ultralytics, but stands in the args.yaml of its runs.
     allowed = [*defaults, "save_dir", *MODES[mode].own]
     for key in options:
         if key not in allowed:
             raise OptionError(f"{mode}: unknown option {key!r}{suggest(key, allowed)}; see yolo-uncert help {mode}")
     return mode, options
+
+
+def _mode(options: dict[str, Any]) -> str:
+    """Take the mode out of the options; to validate several models is to compare them."""
+    mode = options.pop("mode", None)
+    if mode not in MODES:
+        raise OptionError(f"mode is {mode!r}{suggest(mode, MODES)}. One of: {', '.join(MODES)}")
+    return "compare" if mode == "val" and "," in str(options.get("model")) else str(mode)
 
 
 def _key_value(text: str) -> tuple[str, Any]:
@@ -125,10 +132,7 @@ def _train(options: dict[str, Any]) -> None:
 
 
 def _val(options: dict[str, Any]) -> None:
-    if isinstance(options.get("model"), str) and "," in options["model"]:
-        _compare(options)
-    else:
-        _load(options).val(**options)
+    _load(options).val(**options)
 
 
 def _compare(options: dict[str, Any]) -> None:
@@ -144,8 +148,9 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
     def run(options: dict[str, Any]) -> None:
         if options.get("source") is None:
             raise OptionError("source= is missing: an image, video, folder, stream address or camera number")
-        for _ in getattr(_load(options), mode)(stream=True, **{"save": True, **options}):
-            pass
+        with closing(getattr(_load(options), mode)(stream=True, **{"save": True, **options})) as results:
+            for _ in results:
+                pass
 
     return run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from yolo_uncert.run_options import run_option_names
 
 Floats = npt.NDArray[np.floating]
 
+VARIED = (*run_option_names(), "iou", "conf", "imgsz", "max_det", "agnostic_nms")
+"""Options that may have several values."""
+
 SAMPLES, LEVEL = 500, 0.95
 """Draws of images, and the share of them that the intervals hold."""
 
@@ -38,10 +42,17 @@ class Interval:
 
     @classmethod
     def of(cls, draws: Floats) -> Interval:
-        """Return the interval of Array[samples + 1], the data set itself first."""
+        """Return the interval of Array[samples + 1], the data set itself first.
+
+        The spread of the draws around their mean, moved to the value: draws repeat images, which biases statistics such
+        as the calibration error upwards.
+        """
+        value, rest = draws[0], draws[1:][np.isfinite(draws[1:])]
+        if not len(rest) or not np.isfinite(value):
+            return cls(float(value), math.nan, math.nan)
         tail = (1 - LEVEL) / 2
-        low, high = np.nanquantile(draws[1:], (tail, 1 - tail)) if np.isfinite(draws[1:]).any() else (np.nan, np.nan)
-        return cls(float(draws[0]), float(low), float(high))
+        low, high = np.quantile(rest, (tail, 1 - tail)) - rest.mean() + value
+        return cls(float(value), float(low), float(high))
 
     @property
     def significant(self) -> bool:
@@ -73,8 +84,8 @@ def compare(
         models: One or several trained models; in one string separated by commas.
         samples: Draws of images.
         out: Folder for ``comparison.json`` and ``comparison.csv``; by default a new one, runs/compare.
-        **options: Options of val. One of ours, or ``iou``, may have several values, in a list or separated by commas:
-            each combination is a variant.
+        **options: Options of val. Ours, ``iou``, ``conf``, ``imgsz``, ``max_det`` and ``agnostic_nms`` may have several
+            values, in a list or separated by commas: each combination is a variant.
 
     Returns:
         The variants, the first of which is what the others are compared with.
@@ -154,7 +165,7 @@ def write(variants: Sequence[Variant], folder: Path) -> None:
         part = file.with_suffix(".part")
         with part.open("w", encoding="utf-8", newline="") as stream:
             if file.suffix == ".json":
-                json.dump([asdict(v) for v in variants], stream, indent=1)
+                json.dump(_plain([asdict(v) for v in variants]), stream, indent=1, allow_nan=False)
             else:
                 writer = csv.DictWriter(stream, max(rows, key=len).keys())
                 writer.writeheader()
@@ -167,9 +178,20 @@ def _gain(variant: Variant, key: str) -> Mapping[str, float]:
 
 
 def _cell(key: str, interval: Interval, sign: str = "") -> str:
+    if not math.isfinite(interval.value):
+        return "-"
     form = f"{sign}.{1 if key.startswith('AP') else 3}f"
     star = "*" if sign and interval.significant else ""
     return f"{interval.value:{form}}{star} ({interval.low:{form}}..{interval.high:{form}})"
+
+
+def _plain(value: Any) -> Any:
+    """Return nested lists and dicts with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _listed(value: Any) -> list[Any]:
@@ -181,7 +203,7 @@ def _listed(value: Any) -> list[Any]:
 def _settings(options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of the options that have several values, and take them out of the options."""
     several = {}
-    for name in [key for key in options if key in (*run_option_names(), "iou") and len(_listed(options[key])) > 1]:
+    for name in [key for key in options if key in VARIED and len(_listed(options[key])) > 1]:
         several[name] = _listed(options.pop(name))
     return [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
 
@@ -189,10 +211,14 @@ def _settings(options: dict[str, Any]) -> list[dict[str, Any]]:
 def _short(paths: Sequence[str]) -> list[str]:
     """Return the shortest ends of the paths that tell them apart, without what all of them end in."""
     parts = [[p for p in Path(path).with_suffix("").parts if p != "weights"] for path in paths]
-    while min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1:
+    while min(map(len, parts)) > 1 and len({p[-1] for p in parts}) == 1 and len(set(paths)) > 1:
         parts = [p[:-1] for p in parts]
     length = next(
         (n for n in range(1, max(map(len, parts))) if len({tuple(p[-n:]) for p in parts}) == len(paths)),
         max(map(len, parts)),
     )
-    return ["/".join(p[-length:]) for p in parts]
+    names = ["/".join(p[-length:]) if len(set(paths)) > 1 else p[-1] for p in parts]
+    seen: list[str] = []
+    for name in names:
+        seen.append(f"{name} ({seen.count(name) + 1})" if name in seen else name)
+    return seen

@@ -10,7 +10,9 @@ from ultralytics.utils import DEFAULT_CFG_PATH
 
 from yolo_uncert.config import OptionError, describe, suggest
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
+from yolo_uncert.tracking.options import TrackerOptions
 
 WIDTH = 100
 
@@ -53,6 +55,7 @@ _SIGMA = (
     "suppress_backend",
 )
 _APPLIED = (*_SIGMA, "calibrated")
+_WRITTEN = (*_APPLIED, "rows", "interval_level", "reconnect", "overlay")
 _TRAIN = ("Train", "Val", "Hyperparameters")
 _RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "verbose", "compile")
 _PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms")
@@ -77,14 +80,14 @@ MODES: dict[str, Mode] = {
         "yolo-uncert predict model=best.pt source=video.mp4",
         ("Predict", "Visualize"),
         _PREDICT,
-        _APPLIED,
+        _WRITTEN,
     ),
     "track": Mode(
         "Detect and follow objects in a video.",
-        "yolo-uncert track model=best.pt source=video.mp4",
+        "yolo-uncert track model=best.pt source=video.mp4 tracker=bytetrack-uncert.yaml",
         ("Predict", "Visualize", "Tracker"),
         _PREDICT,
-        _APPLIED,
+        _WRITTEN,
     ),
     "export": Mode(
         "Convert a model to ONNX or TorchScript, uncertainty channels included.",
@@ -139,20 +142,21 @@ def overview() -> str:
         f"{modes}\n\n"
         "yolo-uncert help MODE       options of a mode, with defaults and meaning\n"
         "yolo-uncert help branches   the uncertainty: section of a model yaml\n"
+        "yolo-uncert help trackers   the uncertainty: section of a tracker yaml\n"
         "yolo-uncert version\n"
     )
 
 
 def mode_help(name: str) -> str:
-    """Return the help of one mode, or of the branches of a model yaml.
+    """Return the help of one mode, of the branches of a model yaml, or of tracker yamls.
 
     Raises:
         OptionError: There is no such mode.
     """
-    if name == "branches":
-        return _branch_help()
+    if name in _TOPICS:
+        return _TOPICS[name]()
     if name not in MODES:
-        raise OptionError(f"no help on {name!r}{suggest(name, MODES)}. One of: {', '.join((*MODES, 'branches'))}")
+        raise OptionError(f"no help on {name!r}{suggest(name, MODES)}. One of: {', '.join((*MODES, *_TOPICS))}")
     mode = MODES[name]
     rows = [row for row in describe(RunOptions) if row[0] in mode.ours]
     rows += [(key, "", doc) for key, doc in mode.own.items()]
@@ -174,6 +178,19 @@ def _branch_help() -> str:
         parts += map(_row, describe(branch.options_class))
         parts.append("")
     return "\n".join(parts)
+
+
+def _tracker_help() -> str:
+    shipped = ", ".join(list_assets("trackers"))
+    return "\n".join(
+        [
+            f"Options of the uncertainty: section of a tracker yaml such as {shipped}.\n",
+            *map(_row, describe(TrackerOptions)),
+        ]
+    )
+
+
+_TOPICS = {"branches": _branch_help, "trackers": _tracker_help}
 
 
 def _row(row: tuple[str, str, str]) -> str:

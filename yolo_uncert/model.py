@@ -27,7 +27,9 @@ from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
+from yolo_uncert.output import record
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
+from yolo_uncert.tracking.options import resolve_tracker
 
 ENGINE = {
     "detect": {
@@ -66,25 +68,59 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
-        self._call_back("on_val_end", _report)
         if isinstance(kwargs.get("data"), (list, tuple)):
             # Upstream would start its own command for each of several data sets, which knows none of our models.
             trainer = trainer or self._smart_load("trainer")
         if self.ckpt and is_tensor_file(kwargs.get("pretrained")):
             self.load(kwargs.pop("pretrained"))
-        return super().train(trainer, **self._with_data(kwargs))
+        results = super().train(trainer, **self._with_data(kwargs))
+        _report(getattr(self.trainer, "validator", None))
+        return results
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
-        self._call_back("on_val_end", _report)
-        with self._moments(check_options(kwargs, "val")):
-            return super().val(validator, **self._with_data(kwargs))
+        used: list[Any] = []
+        self.callbacks["on_val_end"].append(used.append)
+        try:
+            with self._moments(check_options(kwargs, "val")):
+                results = super().val(validator, **self._with_data(kwargs))
+        finally:
+            self.callbacks["on_val_end"].remove(used.append)
+        _report(used[-1] if used else None)
+        return results
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
         options = check_options(kwargs, "predict")
-        with self._moments(options), self._overridden(asdict(options)):
-            return super().predict(source, stream, predictor, **split_options(kwargs)[0])
+        ours = asdict(options) if self.task in ENGINE else {}
+        with self._moments(options), self._overridden(ours):
+            results = super().predict(source, stream or bool(options.rows), predictor, **split_options(kwargs)[0])
+        if not options.rows:
+            return results
+        results = record(results, self.predictor, options.rows, options.interval_level)
+        return results if stream else list(results)
+
+    def track(self, source: Any = None, stream: bool = False, persist: bool = False, **kwargs: Any) -> Any:
+        """Follow objects through frames; ``tracker`` names a yaml of Ultralytics or of this package.
+
+        The trackers of this package weigh every detection by its standard deviations, see docs/tracking.md.
+
+        Args:
+            source: As for ``predict``.
+            stream: Yield results one by one.
+            persist: Go on with the tracks of the previous call.
+            **kwargs: As for ``predict``, and ``tracker``.
+
+        Raises:
+            FileNotFoundError: There is no such tracker yaml.
+            OptionError: The ``uncertainty:`` section of the tracker yaml is wrong.
+        """
+        from yolo_uncert.tracking.callbacks import register  # not before it is needed, as in Ultralytics
+
+        if kwargs.get("tracker"):
+            kwargs["tracker"] = resolve_tracker(kwargs["tracker"])
+        register(self, persist)
+        return super().track(source, stream, persist, **kwargs)
 
     def export(self, **kwargs: Any) -> str:
         """Export with the names of the uncertainty channels in the file's metadata.
@@ -136,7 +172,7 @@ class YOLO(ultralytics.YOLO):
         put_calibration(self.model, values)
         self.model.pt_path = self.ckpt_path = self.overrides["model"] = str(target)
         self.predictor = None
-        LOGGER.info(f"{'Calibration removed' if own.remove else 'Calibrated model'}: {target}")
+        LOGGER.info(f"{'Model without calibration' if own.remove else 'Calibrated model'}: {target}")
         return target
 
     def load(self, weights: str | Path = "yolo26n.pt") -> Any:
@@ -196,7 +232,7 @@ class YOLO(ultralytics.YOLO):
             return kept[0]
 
         with TemporaryDirectory() as folder:
-            quiet = {"plots": False, "calibrated": False, "save_dir": folder}
+            quiet = {"plots": False, "calibrated": False, "save_json": False, "save_txt": False, "save_dir": folder}
             matches = self.val(validator, **{**options, **quiet, "data": data}).matches
         args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
         settings = settings_of(schema, args, end2end=end2end)
@@ -242,7 +278,7 @@ class YOLO(ultralytics.YOLO):
 
 
 def _report(validator: Any) -> None:
-    """Write the report of a validation, where it has plots."""
+    """Write the report of a validation, if there was one and it has plots."""
     from yolo_uncert.report.run import report_run  # not before it is needed: matplotlib takes long to import
 
     report_run(validator)

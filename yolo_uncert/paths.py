@@ -11,13 +11,17 @@ import re
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["models", "data"]
+Kind = Literal["models", "data", "trackers"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _SCALE = re.compile(r"yolov?\d+([nslmx])(?=[-.]|$)")
 _SUFFIXES = (".yaml", ".yml")
 # Data sets may be unpacked below data/, so that only models are searched in subfolders.
-_PLACES: dict[Kind, tuple[str, str]] = {"models": ("cfg/models", "**/*.yaml"), "data": ("data", "*.yaml")}
+_PLACES: dict[Kind, tuple[str, str]] = {
+    "models": ("cfg/models", "**/*.yaml"),
+    "data": ("data", "*.yaml"),
+    "trackers": ("cfg/trackers", "*.yaml"),
+}
 
 
 def split_scale(name: str | Path) -> tuple[str, str]:
@@ -41,7 +45,7 @@ def list_assets(kind: Kind) -> list[str]:
     """Names of the shipped yaml files.
 
     Args:
-        kind: ``models`` for ``cfg/models``, ``data`` for ``data``.
+        kind: ``models`` for ``cfg/models``, ``data`` for ``data``, ``trackers`` for ``cfg/trackers``.
 
     Returns:
         Sorted paths relative to the folder of that kind, with ``/`` between folders and with the suffix.
@@ -59,7 +63,7 @@ def find_asset(name: str | Path, kind: Kind) -> Path:
 
     Args:
         name: Name or path, with or without ``.yaml``.
-        kind: ``models`` or ``data``.
+        kind: ``models``, ``data`` or ``trackers``.
 
     Returns:
         Path of an existing file: as given when it was found that way, otherwise absolute.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from yolo_uncert.config import OptionError, option
+from yolo_uncert.config import OptionError, option, suggest
 from yolo_uncert.functional.calibrators import TARGETS
+
+ROW_FORMATS = ("jsonl", "csv", "parquet")
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,30 @@ class RunOptions:
         "auto", "Code that suppresses: on the CPU, or triton on a GPU.", choices=("auto", "numba", "torch", "triton")
     )
     calibrated: bool = option(True, "Apply the calibration that the model carries, if any, to std.")
+    rows: str | None = option(
+        None,
+        "predict, track: write one row per box to predictions.jsonl, .csv or .parquet, or several: rows=jsonl,csv.",
+    )
+    interval_level: float = option(0.9, "rows: probability of the intervals, between 0 and 1.")
     pdq: bool = option(
         False, "val: measure the detection quality PDQ (Hall et al. 2020); it wants a conf of 0.25 or more."
     )
+    reconnect: float | None = option(
+        60.0, "Seconds for which a lost stream is tried again, with growing pauses; None: for ever.", low=0.0
+    )
+    overlay: bool | None = option(
+        None, "Write frames per second and latency on saved and shown frames; unset: on those of streams."
+    )
     retrofit: bool = option(False, "train: freeze everything but the uncertainty branches.")
     data_root: str | None = option(None, "Folder that holds the data sets named by the packaged data yamls.")
+
+    def __post_init__(self) -> None:
+        """Refuse formats that nobody writes, and levels that are no probability."""
+        for name in [] if self.rows is None else map(str.strip, self.rows.split(",")):
+            if name not in ROW_FORMATS:
+                raise OptionError(f"rows is {name!r}{suggest(name, ROW_FORMATS)}. Allowed: {', '.join(ROW_FORMATS)}")
+        if not 0 < self.interval_level < 1:
+            raise OptionError(f"interval_level must be between 0 and 1, not {self.interval_level}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +92,7 @@ class CalibrationOptions:
     """Options of the mode ``calibrate`` alone."""
 
     method: str = option(
-        "temperature",
+        "conformal",
         "Correct std by one factor per coordinate, by a monotone map, or by factors with conformal intervals.",
         choices=("temperature", "isotonic", "conformal"),
     )

@@ -19,6 +19,7 @@ def scored_of(images=12, seed=0):
         conf=random.random(n),
         cls=random.integers(0, 3, n),
         correct=correct,
+        matched=correct[:, 0],
         iou=random.random(n),
         image=random.integers(0, images, n),
         target_cls=random.integers(0, 3, t),
@@ -93,7 +94,7 @@ def test_a_class_that_a_draw_lacks_does_not_count_there():
 
 def test_nothing_matched_and_nothing_to_find():
     empty = scored_of().__class__(
-        *(np.zeros(0), np.zeros(0, int), np.zeros((0, 10), bool), np.zeros(0), np.zeros(0, int)),
+        *(np.zeros(0), np.zeros(0, int), np.zeros((0, 10), bool), np.zeros(0, bool), np.zeros(0), np.zeros(0, int)),
         *(np.zeros(0, int), np.zeros(0, int)),
     )
     counts = resample(12, 2)

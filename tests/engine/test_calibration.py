@@ -19,7 +19,7 @@ from yolo_uncert.cli import USAGE_ERROR, main
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine import calibration as module
 from yolo_uncert.engine import checkpoints
-from yolo_uncert.engine.calibrate import check_size, fit_calibration, measure
+from yolo_uncert.engine.calibrate import _fit, _noise, _quality, check_size, fit_calibration, measure
 from yolo_uncert.engine.calibration import (
     ATTRIBUTE,
     Calibration,
@@ -195,6 +195,26 @@ def test_every_method_calibrates_what_it_was_not_fitted_on(method, columns):
         assert after.boxwise == pytest.approx(0.9, abs=0.02)
 
 
+@pytest.mark.parametrize("method", ["temperature", "conformal"])
+def test_what_is_said_of_a_calibration_holds_on_a_fresh_sample(method):
+    """Heavy tails and a scale of each image's own: a fit to some images is not quite right on others."""
+
+    def sample(seed):
+        random = np.random.default_rng(seed)
+        plain = records(1200, 80, seed=seed)
+        scale = np.exp(0.3 * random.standard_normal(80))[plain.image, None]
+        return Matches(**{**vars(plain), "residual": plain.sigma * scale * random.standard_t(4, plain.sigma.shape)})
+
+    options, said, seen = CalibrationOptions(method=method), [], []
+    for seed in range(6):
+        fitted, fresh = sample(seed), sample(seed + 100).take(np.arange(600))
+        said.append(measure(fitted, options)[1].error.mean())
+        scale, conformal = _fit(fitted.take(np.arange(600)), options)
+        seen.append(_quality(fresh, fresh.sigma * scale.factor(fresh.sigma), conformal, 0.9).error.mean())
+    assert np.mean(said) == pytest.approx(np.mean(seen), rel=0.35)
+    assert np.mean(said) > 0.8 * _noise(600), "no better than a true sigma on as many boxes"
+
+
 def test_each_half_of_the_images_is_calibrated_by_the_other(monkeypatch):
     """Fitted on itself, a half would have the temperature of its own errors."""
     matches = records(400, 2)
@@ -223,7 +243,7 @@ def test_record_and_table():
     before, after = found.origin["calibration_error"]
     assert after < 0.03 < before
     head, names, *rows = table.splitlines()
-    assert "2000 boxes of 100 images; after: each half" in head
+    assert "2000 boxes of 100 images; measured on halves" in head
     assert "within 0.8" in names
     assert [row.split()[0] for row in rows] == ["x1", "y1", "x2", "y2", "all", "box"]
     assert all(row.count("->") == 4 for row in rows[:-1])
@@ -248,7 +268,7 @@ def test_round_trip_through_json():
         (98, {"method": "conformal", "level": 0.99}, "at level=0.99 needs at least 99 boxes .* there are 98"),
         (
             29,
-            {},
+            {"method": "temperature"},
             "method=temperature needs at least 30 boxes matched with an object, and there are 29: give more images",
         ),
         (199, {"method": "isotonic"}, "needs at least 200 boxes"),
@@ -264,7 +284,7 @@ def test_too_few_boxes(n, options, message):
 
 
 def test_halves_that_are_too_small_are_not_measured():
-    found, table = fit_calibration(records(40, 10), CalibrationOptions(), {}, "b.yaml", "val")
+    found, table = fit_calibration(records(40, 10), CalibrationOptions(method="temperature"), {}, "b.yaml", "val")
     assert found.origin["calibration_error"][1] is None
     assert "too few boxes to measure it by halves" in table
     assert "->" not in table

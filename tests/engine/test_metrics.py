@@ -34,10 +34,11 @@ def collect(cls, prefixes, residual, sigma):
         boxes = np.tile([0.0, 0.0, 9.0, 9.0, 0.0][: residual.shape[1]], (len(rows), 1))
         records = {
             "matched": np.column_stack((boxes, np.full((len(rows), 3), [0.8, 0.9, 0.0]))),
+            "hit": np.array([True]),
             "overlap": np.array([0.8]),
             "image": np.array([[20.0, 30.0, 1, 1, len(rows)]]),
             "file": np.array([f"{file}.jpg"], dtype=object),
-            "pdq": np.zeros((0, 6)),
+            "pdq": np.zeros((0, 7)),
             "boxes": boxes[:0],
             "target_boxes": boxes[:0],
         }

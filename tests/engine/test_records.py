@@ -20,6 +20,7 @@ def test_small_overlaps_count_for_scores_and_not_for_sigma():
     stats, rows, targets = record([[0.8, 0.9, 0], [0, 0, 0.3]], [0, 0, 1])
     assert (rows.tolist(), targets.tolist()) == ([0], [0])
     assert stats["overlap"].tolist() == [0.8, 0, 0.3]
+    assert stats["hit"].tolist() == [True, False, False]
     assert stats["matched"].tolist() == [[0, 1, 2, 3, 0.8, 0.9, 0]]
     assert stats["image"].tolist() == [[40, 50, 3, 2, 1]]
     assert stats["file"].tolist() == ["a.jpg"]

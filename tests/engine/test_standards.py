@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -29,7 +31,8 @@ def test_names_of_images():
 def test_coco_numbers_are_those_of_pycocotools(tiny, tmp_path, caplog):
     data = tiny.data("detect")
     YOLO(tiny.weights("detect")).val(data=str(data), project=str(tmp_path), save_json=True, **QUIET)
-    found = measured(tmp_path)["COCO"]["all"]
+    written = measured(tmp_path)
+    found = {**written["COCO precision"]["all"], **written["COCO recall"]["all"]}
     assert "AP_small" in "\n".join(caplog.messages)
     labels = sorted((data.parent / "labels" / "val").glob("*.txt"))
     ids = {file.stem: number for number, file in enumerate(labels, 1)}
@@ -78,3 +81,38 @@ def test_oriented_boxes_are_evaluated_exactly_without_files_too(tiny, tmp_path):
     YOLO(tiny.weights("obb")).val(data=str(tiny.data("obb")), project=str(tmp_path), **QUIET)
     assert measured(tmp_path)["Exact IoU"]["all"]["AP50"] > 0
     assert not (tmp_path / "val" / "dota").exists()
+
+
+@pytest.fixture
+def unlabelled(tiny, tmp_path):
+    """The validation scenes of a task without their labels."""
+
+    def make(task):
+        source, root = tiny.data(task).parent, tmp_path / "unlabelled"
+        shutil.copytree(source / "images" / "val", root / "images" / "val")
+        names = {0: "disc", 1: "plate"}
+        content = {"path": str(root), "train": "images/val", "val": "images/val", "names": names}
+        (root / "data.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        return root / "data.yaml"
+
+    return make
+
+
+@pytest.mark.parametrize("task", ["detect", "obb"])
+def test_images_without_labels_lose_nothing(tiny, tmp_path, unlabelled, task):
+    YOLO(tiny.weights(task)).val(data=str(unlabelled(task)), project=str(tmp_path), save_json=True, **QUIET)
+    found = measured(tmp_path)
+    assert found["sigma"]["all"]["n"] == 0
+    assert found["Scores"]["all"]["Detections"] > 0
+    assert not {"Exact IoU", "COCO precision"} & found.keys()
+
+
+def test_names_of_classes_that_are_no_names_of_files(tiny, tmp_path, caplog):
+    model = YOLO(tiny.weights("obb"))
+    model.model.names = {0: "a/b", 1: "../c"}
+    model.val(data=str(tiny.data("obb")), project=str(tmp_path), save_json=True, **QUIET)
+    assert sorted(f.name for f in (tmp_path / "val" / "dota").iterdir()) == ["Task1_..-c.txt", "Task1_a-b.txt"]
+    model.model.names = {0: "red cell", 1: "red-cell"}
+    model.val(data=str(tiny.data("obb")), project=str(tmp_path), save_json=True, **QUIET)
+    assert "no result files of DOTA: two classes have the same file name" in "\n".join(caplog.messages)
+    assert measured(tmp_path)["Exact IoU"]["all"]["AP50"] > 0

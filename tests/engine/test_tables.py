@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from yolo_uncert.engine.metrics import score_results, summarise_matches
-from yolo_uncert.engine.tables import Table, as_dict, as_text, summaries, tables, write_results
+from yolo_uncert.engine.tables import Table, as_dict, as_text, interval_table, summaries, tables, titles, write_results
+from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.functional.records import Matches, Scored
 
 NAMES = {0: "car", 1: "bus"}
@@ -35,6 +36,7 @@ def metrics():
         conf=np.array([0.75, 0.25]),
         cls=np.array([0, 1]),
         correct=np.array([[True] * 10, [False] * 10]),
+        matched=np.array([True, False]),
         iou=np.array([0.5, 0.0]),
         image=np.zeros(2, int),
         target_cls=np.array([0]),
@@ -48,6 +50,7 @@ def metrics():
         matches=matches,
         scored=scored,
         pdq=None,
+        pdq_classes=None,
         further=[Table("COCO", ("Class", "AP"), [("all", math.nan)])],
         scores=scores,
         sigma=summarise_matches(matches),
@@ -107,3 +110,27 @@ def test_what_is_written_replaces_what_was_there(metrics, tmp_path):
     assert json.loads((tmp_path / "uncertainty.json").read_text())["settings"] == {"suppress": "hard"}
     assert (tmp_path / "uncertainty.csv").read_text().splitlines()[1].startswith("all,5,")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["uncertainty.csv", "uncertainty.json"]
+
+
+def test_classes_that_share_a_name_have_rows_of_their_own():
+    assert titles({0: "car", 1: "all", 2: "bus", 3: "bus"}) == {0: "car", 1: "all (1)", 2: "bus (2)", 3: "bus (3)"}
+
+
+def test_intervals_hold_what_was_calibrated(metrics):
+    # Scores 1 ... 99 of one coordinate: the 90 % interval reaches to rank 90, that is 90 sigma.
+    scores = np.arange(1.0, 100)[:, None] * np.ones(6)
+    conformal = Conformal(99, np.arange(1, 100), scores)
+    residual = np.zeros((10, 5))
+    residual[:, 0] = np.arange(10) * 10 + 5.0  # 5 ... 95: nine of ten within 90
+    matches = Matches(**{**vars(metrics.matches), "residual": residual, "sigma": np.ones((10, 5))})
+    table = interval_table(matches, conformal, ["x", "y", "w", "h", "angle"])
+    rows = {row[0]: dict(zip(table.header[1:], row[1:], strict=True)) for row in table.rows}
+    assert rows["x"]["in 90 %"] == pytest.approx(0.9)
+    assert rows["x"]["in 50 %"] == pytest.approx(0.5)
+    assert rows["y"]["in 50 %"] == 1
+    assert rows["all"]["in 90 %"] == pytest.approx((0.9 + 4) / 5)
+    assert rows["box-wise"]["in 90 %"] == pytest.approx(0.9)
+    # At 0.05, 0.15 ... the share is 0.05 more, at 0.1, 0.2 ... it is the level.
+    assert rows["x"]["Cal. error"] == pytest.approx(10 * 0.05 / 19)
+    few = interval_table(matches, Conformal(9, np.arange(1, 10), scores[:9]), ["x", "y", "w", "h", "angle"])
+    assert math.isnan(few.rows[0][-1]), "no interval of 95 % from nine boxes"

@@ -118,6 +118,20 @@ def test_oriented_residual_compares_the_same_name_of_a_rectangle(obb):
     assert stats["sigma"] == pytest.approx(np.array([[0.5, 1, 1.5, 2, 0.1]]), abs=1e-6)
 
 
+def test_axes_of_a_long_image_are_scaled_apart(detect, obb):
+    # 1500 x 101 px at 320: the height is rounded up to 22, so that y has a gain of 22 / 101 and x one of 320 / 1500.
+    gains = (22 / 101, 320 / 1500)
+    batch = {**objects([[0.0, 0.0, 32.0, 22.0]], [0.0]), "ratio_pad": (gains, (0.0, 0.0))}
+    stats = detect._process_batch(detections([[0.0, 0.0, 32.0, 20.0]], [0.0], [[1.0] * 4]), batch)
+    assert stats["matched"][0, :4] == pytest.approx([0, 0, 150, 20 * 101 / 22])
+    assert stats["residual"][0] == pytest.approx([0, 0, 0, 2 * 101 / 22])
+    assert stats["sigma"][0] == pytest.approx([1500 / 320, 101 / 22] * 2)
+    batch = {**objects([[16.0, 11.0, 32.0, 22.0, 0.0]], [0.0]), "ratio_pad": (gains, (0.0, 0.0))}
+    stats = obb._process_batch(detections([[16.0, 11.0, 32.0, 22.0, 0.0]], [0.0], [[1.0] * 5]), batch)
+    assert stats["matched"][0, :2] == pytest.approx([75, 50.5])
+    assert stats["sigma"][0, 4] == 1
+
+
 @pytest.mark.parametrize("task", ["detect", "obb"])
 def test_nothing_to_match(detect, obb, task):
     validator, columns = (detect, 4) if task == "detect" else (obb, 5)

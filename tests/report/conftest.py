@@ -66,6 +66,8 @@ def make_scored():
         iou = rng.uniform(0, 1, count)
         thresholds = np.arange(0.5, 1, 0.05)
         image = np.zeros(count, int)
-        return Scored(conf, image, iou[:, None] >= thresholds, iou, image, np.zeros(5, int), np.zeros(5, int))
+        return Scored(
+            conf, image, iou[:, None] >= thresholds, iou >= 0.5, iou, image, np.zeros(5, int), np.zeros(5, int)
+        )
 
     return make

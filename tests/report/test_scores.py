@@ -44,7 +44,7 @@ def test_lines_are_precision_and_overlap_of_the_used_bins(make_scored, tmp_path)
 @pytest.mark.usefixtures("unwritten")
 def test_bars_are_wilson_intervals(make_scored, tmp_path):
     scored = make_scored(10)
-    scored = replace(scored, conf=np.full(10, 0.72), correct=np.arange(100).reshape(10, 10) < 70)  # 7 of 10 right
+    scored = replace(scored, conf=np.full(10, 0.72), matched=np.arange(10) < 7)  # 7 of 10 right
     (precision,) = score_plot(scored, tmp_path / "plot.png").axes[0].containers
     (bar,) = precision.lines[2][0].get_segments()
     # p = 0.7, n = 10, z = 1.96: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)

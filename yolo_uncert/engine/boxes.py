@@ -74,6 +74,16 @@ class _UncertTensor(BaseTensor):
         """Predicted IoU with the object, Array[N] in [0, 1]; None when the model has no such branch."""
         return self.fields.get("iou")
 
+    @property
+    def track_std(self) -> Array | None:
+        """Standard deviations of the box that an uncertainty-aware tracker filtered, Array[N, 4] in pixels.
+
+        They are those of (x1, y1, x2, y2), or of (x, y, w, h) of oriented boxes, and the diagonal of the covariance
+        ``fields["track_cov"]``, Array[N, 4, 4]. ``std`` stays that of the detection. None without such a tracker.
+        """
+        covariance: Any = self.fields.get("track_cov")
+        return None if covariance is None else covariance.diagonal(0, 1, 2) ** 0.5
+
     def interval(self, level: float = 0.9, boxwise: bool = False) -> Array | None:
         """Return intervals that hold the object's coordinates with a given probability.
 
@@ -171,7 +181,7 @@ class UncertBoxes(_UncertTensor, Boxes):
     """
 
     coordinates = ("x1", "y1", "x2", "y2")
-    _columns: ClassVar[Mapping[str, tuple[int, ...]]] = {"std": (4,), "iou": (), "quality": ()}
+    _columns: ClassVar[Mapping[str, tuple[int, ...]]] = {"std": (4,), "iou": (), "quality": (), "track_cov": (4, 4)}
 
     @property
     def side_std(self) -> Array | None:
@@ -203,7 +213,13 @@ class UncertOBB(_UncertTensor, OBB):
     """
 
     coordinates = ("x", "y", "w", "h", "angle")
-    _columns: ClassVar[Mapping[str, tuple[int, ...]]] = {"std": (5,), "sides": (7,), "iou": (), "quality": ()}
+    _columns: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        "std": (5,),
+        "sides": (7,),
+        "iou": (),
+        "quality": (),
+        "track_cov": (4, 4),
+    }
 
     @property
     def side_std(self) -> Array | None:

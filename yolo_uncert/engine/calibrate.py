@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,6 +19,9 @@ from yolo_uncert.functional.records import Floats, Matches
 from yolo_uncert.functional.reliability import LEVELS, calibration_error
 from yolo_uncert.functional.scoring import nll
 from yolo_uncert.run_options import CalibrationOptions
+
+SPLITS = 10
+"""Random halvings of the images on which a calibration is measured."""
 
 
 @dataclass(frozen=True)
@@ -97,42 +100,32 @@ def check_size(boxes: int, options: CalibrationOptions) -> None:
 
 
 def measure(matches: Matches, options: CalibrationOptions) -> tuple[Quality, Quality | None]:
-    """Measure standard deviations as predicted and as calibrated by the other half of the images.
+    """Measure standard deviations as predicted, and as calibrated by other images.
 
-    The images are split into random halves; each is calibrated by a fit to the other, and all are measured together.
+    The images are split into random halves, each of which is calibrated by a fit to the other one and measured by
+    itself: pooled, one half's factor that is too large would hide the other's that is too small. Mean of SPLITS splits.
 
     Args:
         matches: Matched boxes.
         options: Method, level and target.
 
     Returns:
-        Quality before and after; the latter is None where half of the boxes are too few to fit or measure anything.
+        Quality before and after on the same halves; the latter is None where half of the boxes are too few to fit.
     """
-    count = matches.sigma.shape[1]
-    gauss = np.stack([gaussian_quantile(options.level, count, boxwise) for boxwise in (False, True)])
-    error = calibration_error(matches.residual, matches.sigma)
-    reach = np.broadcast_to(gauss[:, None], (2, *matches.sigma.shape))
-    before = _quality(matches.residual, matches.sigma, reach, error)
-    images = np.random.default_rng(0).permutation(np.unique(matches.image))
-    first = np.isin(matches.image, images[: len(images) // 2])
-    sigma = np.empty_like(matches.sigma, dtype=float)
-    reach, inside = np.empty((2, *sigma.shape)), np.empty((len(LEVELS), *sigma.shape), bool)
-    for rows in (first, ~first):
-        try:
-            check_size(int((~rows).sum()), options)
-        except OptionError:
-            return before, None
-        scale, conformal = _fit(matches.take(~rows), options)
-        sigma[rows] = matches.sigma[rows] * scale.factor(matches.sigma[rows])
-        for boxwise in (False, True):
-            reach[int(boxwise), rows] = conformal.quantile(options.level, boxwise) if conformal else gauss[int(boxwise)]
-        if conformal and conformal.max_level < LEVELS[-1]:
-            conformal = None
-        for level, held in zip(LEVELS, inside, strict=True):
-            width = conformal.quantile(level) if conformal else gaussian_quantile(level, count)
-            held[rows] = np.abs(matches.residual[rows]) <= sigma[rows] * width
-    error = np.abs(inside.mean(axis=1) - LEVELS[:, None]).mean(axis=0)
-    return before, _quality(matches.residual, sigma, reach, error)
+    random, images = np.random.default_rng(0), np.unique(matches.image)
+    before, after = [], []
+    for _ in range(SPLITS):
+        first = np.isin(matches.image, random.permutation(images)[: len(images) // 2])
+        for rows in (first, ~first):
+            fitted, held = matches.take(~rows), matches.take(rows)
+            try:
+                check_size(min(len(fitted), max(len(held), 1)), options)
+            except OptionError:
+                return _quality(matches, matches.sigma, None, options.level), None
+            scale, conformal = _fit(fitted, options)
+            before.append(_quality(held, held.sigma, None, options.level))
+            after.append(_quality(held, held.sigma * scale.factor(held.sigma), conformal, options.level))
+    return _mean(before), _mean(after)
 
 
 def _fit(matches: Matches, options: CalibrationOptions) -> tuple[Scale, Conformal | None]:
@@ -148,16 +141,34 @@ def _fit(matches: Matches, options: CalibrationOptions) -> tuple[Scale, Conforma
     return scale, Conformal.fit(matches.residual, matches.sigma * scale.factor(matches.sigma))
 
 
-def _quality(residual: Floats, sigma: Floats, reach: Floats, error: Floats) -> Quality:
-    """Measure sigma, Array[N, C], and intervals of half width sigma * reach, Array[2, N, C]: single and box-wise."""
-    single, together = np.abs(residual) <= sigma * reach
-    return Quality(
-        within68=np.mean(np.abs(residual) <= sigma, axis=0),
-        within=single.mean(axis=0),
-        boxwise=float(together.all(axis=1).mean()),
-        error=error,
-        nll=nll(residual, sigma).mean(axis=0),
+def _quality(matches: Matches, sigma: Floats, conformal: Conformal | None, level: float) -> Quality:
+    """Measure sigma, Array[N, C], and the intervals around it: conformal ones, or Gaussian."""
+    count, size = sigma.shape[1], np.abs(matches.residual)
+    single, together = (
+        conformal.quantile(level, boxwise) if conformal else gaussian_quantile(level, count, boxwise)
+        for boxwise in (False, True)
     )
+    if conformal and conformal.max_level >= LEVELS[-1]:
+        inside = np.array([(size <= sigma * conformal.quantile(p)).mean(axis=0) for p in LEVELS])
+        error = np.abs(inside - LEVELS[:, None]).mean(axis=0)
+    else:
+        error = calibration_error(matches.residual, sigma)
+    return Quality(
+        within68=np.mean(size <= sigma, axis=0),
+        within=np.mean(size <= sigma * single, axis=0),
+        boxwise=float((size <= sigma * together).all(axis=1).mean()),
+        error=error,
+        nll=nll(matches.residual, sigma).mean(axis=0),
+    )
+
+
+def _mean(qualities: Sequence[Quality]) -> Quality:
+    return Quality(**{f.name: np.mean([getattr(q, f.name) for q in qualities], axis=0) for f in fields(Quality)})
+
+
+def _noise(boxes: int) -> float:
+    """Return the calibration error that a true sigma shows on so many boxes: the mean size of binomial noise."""
+    return float(np.sqrt(2 / np.pi * LEVELS * (1 - LEVELS) / boxes).mean())
 
 
 def _table(calibration: Calibration, matches: Matches, before: Quality, after: Quality | None) -> str:
@@ -165,7 +176,12 @@ def _table(calibration: Calibration, matches: Matches, before: Quality, after: Q
     names = (UncertOBB if matches.oriented else UncertBoxes).coordinates
     factors = np.median(calibration.scale.factor(matches.sigma), axis=0)
     origin, level = calibration.origin, f"{calibration.level:.4g}"
-    how = "after: each half of the images by a fit to the other" if after else "too few boxes to measure it by halves"
+    half = len(matches) // 2
+    how = (
+        f"measured on halves of the images by fits to the other ones: a true sigma has an error of {_noise(half):.3f}"
+        if after
+        else "too few boxes to measure it by halves"
+    )
     lines = [
         f"Calibration ({calibration.method}) from {origin['boxes']} boxes of {origin['images']} images; {how}",
         f"{'':>8}{'factor':>8}{'within sigma':>18}{'within ' + level:>18}{'calibration error':>20}{'NLL':>20}",
@@ -173,8 +189,16 @@ def _table(calibration: Calibration, matches: Matches, before: Quality, after: Q
     for i, name in enumerate((*names, "all")):
         rows = slice(i, i + 1) if i < len(names) else slice(None)
         cells = [
-            _cells([float(getattr(q, key)[rows].mean()) for q in (before, after) if q], digits)
-            for key, digits in (("within68", 3), ("within", 3), ("error", 3), ("nll", 3))
+            # Likelihoods in pixels and in radians have no mean.
+            _cells(
+                [
+                    float(getattr(q, key)[slice(4) if rows == slice(None) and key == "nll" else rows].mean())
+                    for q in (before, after)
+                    if q
+                ],
+                3,
+            )
+            for key in ("within68", "within", "error", "nll")
         ]
         factor = f"{factors[i]:.2f}" if i < len(names) else ""
         lines.append(f"{name:>8}{factor:>8}{cells[0]:>18}{cells[1]:>18}{cells[2]:>20}{cells[3]:>20}")

@@ -64,7 +64,7 @@ def score_results(scored: Scored | None, pdq: PdqSums | None) -> dict[str, float
     """
     known = scored is not None and len(scored.conf) > 0
     results = {
-        "scores/d_ece": d_ece(scored.conf, scored.correct[:, 0]) if scored is not None and known else math.nan,
+        "scores/d_ece": d_ece(scored.conf, scored.matched) if scored is not None and known else math.nan,
         "scores/la_ece": la_ece(scored.conf, scored.iou, scored.cls) if scored is not None and known else math.nan,
     }
     if pdq is not None:
@@ -94,6 +94,7 @@ class _SigmaMetrics(DetMetrics):
         matches: The matched boxes with their errors, None before a validation.
         scored: All detections with their scores, None before a validation.
         pdq: Detection quality, None unless asked for.
+        pdq_classes: The same by class.
         scores: What ``score_results`` says of them.
         further: Tables of evaluations by other rules, of a validation by itself.
     """
@@ -108,6 +109,7 @@ class _SigmaMetrics(DetMetrics):
         self.matches: Matches | None = None
         self.scored: Scored | None = None
         self.pdq: PdqSums | None = None
+        self.pdq_classes: dict[int, PdqSums] | None = None
         self.scores = score_results(None, None)
         self.further: list[Any] = []
 
@@ -115,7 +117,8 @@ class _SigmaMetrics(DetMetrics):
         """Compute the stock metrics, the records and their summaries."""
         stats: dict[str, np.ndarray] = super().process(save_dir, plot, on_plot)
         self.matches, self.scored = records_of(stats)
-        self.pdq = pdq_of(stats)
+        self.pdq_classes = pdq_of(stats)
+        self.pdq = sum(self.pdq_classes.values(), PdqSums()) if self.pdq_classes else None
         self.sigma = summarise_matches(self.matches) if "" in self.prefixes else None
         self.angle_sigma = summarise_matches(self.matches, angle=True) if "angle_" in self.prefixes else None
         self.scores = score_results(self.scored, self.pdq)

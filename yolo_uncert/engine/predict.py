@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from ultralytics.data.loaders import LoadImagesAndVideos
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.models.yolo.obb import OBBPredictor
-from ultralytics.utils import DEFAULT_CFG, ops
+from ultralytics.utils import DEFAULT_CFG, LOGGER, ops
 from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
@@ -17,7 +21,11 @@ from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view
 from yolo_uncert.ops import warm_up
+from yolo_uncert.streams.overlay import draw_text
+from yolo_uncert.streams.sources import Loading, open_source
+from yolo_uncert.streams.video import VideoFile
 
 
 class _UncertPredictor(DetectionPredictor):
@@ -33,6 +41,9 @@ class _UncertPredictor(DetectionPredictor):
         stock, ours = split_options(overrides)
         super().__init__(cfg, stock, _callbacks)
         put_options(self.args, ours, "predict")
+        self.session = Session()
+        self.summary: Summary | None = None
+        self._place, self._overlaid = 0, None
 
     def setup_model(self, model: Any, verbose: bool = True) -> None:
         """Load the model and learn its extra channels."""
@@ -65,12 +76,96 @@ class _UncertPredictor(DetectionPredictor):
                 result.feats = features
         return results
 
-    def write_results(self, *args: Any, **kwargs: Any) -> str:
+    def setup_source(self, source: Any, stride: int | None = None) -> None:
+        """Open the source, with our loaders where Ultralytics' own would fail or lag behind."""
+        fixed = self.model.format != "pt" and not getattr(self.model, "dynamic", False)
+        how = Loading(
+            batch=self.args.batch,
+            channels=getattr(self.model, "channels", 3),
+            stride=self.args.vid_stride,
+            buffer=self.args.stream_buffer,
+            patience=math.inf if self.args.reconnect is None else self.args.reconnect,
+            most=getattr(self.model, "batch", 1) if fixed else None,
+        )
+        super().setup_source(open_source(source, how), stride)
+
+    def stream_inference(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Yield results as Ultralytics does; whatever ends the run, its videos are finished and it is summed up."""
+        self.session = Session()
+        results = super().stream_inference(*args, **kwargs)
+        try:
+            for result in results:
+                self.session.done(result)
+                yield result
+        finally:
+            results.close()
+            for video in self.vid_writer.values():
+                video.release()
+            self._sum_up()
+
+    def preprocess(self, im: Any) -> torch.Tensor:
+        """Prepare a batch, the first thing that is done to it."""
+        self.session.begin(self.dataset, self.batch[0])
+        return super().preprocess(im)
+
+    def run_callbacks(self, event: str) -> None:
+        """Run callbacks; trackers find the streams of the batch in their places."""
+        if event == "on_predict_postprocess_end":
+            with own_trackers(self):
+                super().run_callbacks(event)
+        else:
+            super().run_callbacks(event)
+
+    def write_results(self, i: int, p: Path, im: torch.Tensor, s: list[str]) -> str:
         """Draw and save results, with labels where there is room for them rather than always."""
         automatic = {"show_labels": None if self.args.show_labels else False}
-        with override_configs(self.args, automatic):
-            text: str = super().write_results(*args, **kwargs)
+        self._place = i
+        with override_configs(self.args, automatic), override_configs(self.dataset, slot_view(self.dataset, i)):
+            text: str = super().write_results(i, p, im, s)
         return text
+
+    def save_predicted_images(self, save_path: Path, frame: int | None = 0) -> None:
+        """Save an image, or append it to a video of the rate and size of its source."""
+        if self.dataset.mode != "image":
+            self._draw_overlay()
+            video = self.vid_writer.get(save_path) or self._new_video(save_path)
+            if getattr(self.dataset, "live", self.source_type.screenshot):
+                video.catch_up(self.session.captured[self._place])
+        super().save_predicted_images(save_path, frame)
+
+    def show(self, p: str = "") -> None:
+        """Display the drawn image."""
+        if self.dataset.mode != "image":
+            self._draw_overlay()
+        super().show(p)
+
+    def _draw_overlay(self) -> None:
+        """Write rate and latency on the drawn image, once."""
+        on = self.args.overlay
+        wanted = self.source_type.stream or self.source_type.screenshot if on is None else on
+        if wanted and self.plotted_img is not self._overlaid:
+            draw_text(self.plotted_img, self.session.text(self.batch[0][self._place] if self.dataset.bs > 1 else ""))
+        self._overlaid = self.plotted_img
+
+    def _new_video(self, save_path: Path) -> VideoFile:
+        """Return the file that results are written to until the source ends."""
+        if isinstance(self.dataset, LoadImagesAndVideos):
+            for earlier in self.vid_writer.values():  # files come one after the other
+                earlier.release()
+        height, width = self.plotted_img.shape[:2]
+        video = VideoFile(save_path, self.dataset.fps / self.args.vid_stride, (width, height))
+        if self.args.save_frames:
+            (self.save_dir / f"{save_path.stem}_frames").mkdir(parents=True, exist_ok=True)
+        self.vid_writer[save_path] = video
+        return video
+
+    def _sum_up(self) -> None:
+        """Keep the summary of the run, and print it where it tells more than Ultralytics does."""
+        saved = self.args.save or self.args.save_txt or self.args.save_crop
+        self.summary = self.session.summary(self.dataset, self.save_dir if saved else None)
+        long = getattr(self.dataset, "mode", "image") != "image" or self.summary.skipped
+        if self.args.verbose and long:
+            LOGGER.info(str(self.summary))
 
     def _result(
         self, found: Detections, img: torch.Tensor, orig_img: np.ndarray, path: str, calibration: Calibration | None

@@ -15,10 +15,10 @@ from yolo_uncert.ops import greedy_match
 
 Array = npt.NDArray[Any]
 
-KEYS = ("residual", "sigma", "matched", "overlap", "image", "file", "pdq", "boxes", "target_boxes")
-"""Our statistics of an image: residuals and sigma of its matches; their boxes, IoU, score and class; IoU of every
-detection; height, width, and the numbers of detections, objects and matches; name; if asked for, sums of the detection
-quality, and the boxes of detections and objects."""
+KEYS = ("residual", "sigma", "matched", "hit", "overlap", "image", "file", "pdq", "boxes", "target_boxes")
+"""Our statistics of an image: residuals and sigma of its matches; their boxes, IoU, score and class; match and IoU of
+every detection; height, width, and the numbers of detections, objects and matches; name; if asked for, sums of the
+detection quality, and the boxes of detections and objects."""
 
 MATCH_IOU = 0.5
 """Overlap at which a detection counts as a measurement of an object, the customary threshold of the field."""
@@ -49,6 +49,7 @@ def image_record(
     counts = (*shape, *iou.shape[::-1], len(rows))
     stats = {
         "matched": np.column_stack((detections["bboxes"][rows], *columns)),
+        "hit": found >= 0,
         "overlap": overlap,
         "image": np.array([counts], dtype=float),
         "file": np.array([file], dtype=object),
@@ -76,6 +77,7 @@ def records_of(stats: Mapping[str, Array]) -> tuple[Matches, Scored]:
         conf=stats["conf"],
         cls=stats["pred_cls"].astype(int),
         correct=stats["tp"],
+        matched=stats["hit"].astype(bool),
         iou=stats["overlap"],
         image=detection,
         target_cls=stats["target_cls"].astype(int),
@@ -87,24 +89,31 @@ def records_of(stats: Mapping[str, Array]) -> tuple[Matches, Scored]:
 
 
 def pdq_record(detections: Mapping[str, Array] | None, truth: Mapping[str, Array], shape: tuple[int, int]) -> Array:
-    """Return the sums of an image for its detection quality, Array[1, 6]; no row without detections to measure.
+    """Return the sums of an image for its detection quality, a row for each class: Array[K, 7], the class first.
+
+    Classes do not compete for objects, so the quality over all classes is that of the sum.
 
     Args:
         detections: ``bboxes``, ``std``, ``conf`` and ``cls`` of horizontal boxes in original pixels; None: do not.
         truth: ``bboxes`` and ``cls``.
         shape: Height and width of the image.
     """
+    width = 1 + len(fields(PdqSums))
     if detections is None:
-        return np.zeros((0, len(fields(PdqSums))))
-    boxes, std, conf, cls = (detections[name] for name in ("bboxes", "std", "conf", "cls"))
-    sums = image_pdq(boxes, std, conf, cls, truth["bboxes"], truth["cls"], shape=shape)
-    return np.array([astuple(sums)], dtype=float)
+        return np.zeros((0, width))
+    rows = []
+    for cls in np.union1d(detections["cls"], truth["cls"]):
+        found = {name: values[detections["cls"] == cls] for name, values in detections.items()}
+        objects = {name: values[truth["cls"] == cls] for name, values in truth.items()}
+        boxes, std, conf, label = (found[name] for name in ("bboxes", "std", "conf", "cls"))
+        rows.append((cls, *astuple(image_pdq(boxes, std, conf, label, objects["bboxes"], objects["cls"], shape=shape))))
+    return np.array(rows, dtype=float).reshape(-1, width)
 
 
-def pdq_of(stats: Mapping[str, Array]) -> PdqSums | None:
-    """Return the sums over a data set, None if they were not asked for."""
+def pdq_of(stats: Mapping[str, Array]) -> dict[int, PdqSums] | None:
+    """Return the sums over a data set by class, None if they were not asked for."""
     rows = stats["pdq"]
     if not len(rows):
         return None
-    quality, spatial, label, tp, fp, fn = rows.sum(0)
-    return PdqSums(quality, spatial, label, int(tp), int(fp), int(fn))
+    sums = {int(cls): rows[rows[:, 0] == cls, 1:].sum(0) for cls in np.unique(rows[:, 0])}
+    return {cls: PdqSums(*s[:3].tolist(), *s[3:].astype(int).tolist()) for cls, s in sums.items()}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from ultralytics.engine.results import Results
 from yolo_uncert.engine.boxes import Array, UncertBoxes, UncertOBB
 from yolo_uncert.engine.plotting import draw_detections
 from yolo_uncert.functional.conformal import Conformal
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 
 class UncertResults(Results):
@@ -131,6 +134,27 @@ class UncertResults(Results):
             for line, values in zip(stock.splitlines(), found.stdn.tolist(), strict=True):
                 file.write(" ".join([line, *(f"{value:g}" for value in values)]) + "\n")
         return str(txt_file)
+
+    def to_supervision(self) -> Detections:
+        """Return the boxes as ``supervision.Detections``, with the uncertainty in ``data``.
+
+        ``xyxy``, ``confidence``, ``class_id``, ``tracker_id``, ``data["class_name"]`` and, of oriented boxes,
+        ``data["xyxyxyxy"]`` are those of ``Detections.from_ultralytics``. Beside them ``data`` has every field of the
+        boxes (``std``, ``iou``, ...) as an array with one row per box, so that filters and trackers of supervision keep
+        them in step.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections  # an extra, and not before it is needed
+        except ImportError as error:
+            raise ImportError("to_supervision needs supervision: pip install 'yolo-uncert[supervision]'") from error
+        detections = Detections.from_ultralytics(self)
+        if self._detections is not None:
+            fields: Any = self._detections.cpu().numpy().fields
+            detections.data.update(fields)
+        return detections
 
     def plot(self, *args: Any, bands: bool = True, **kwargs: Any) -> Any:
         """Draw the boxes, and under their lines a band from coordinate - sigma to coordinate + sigma for each side.

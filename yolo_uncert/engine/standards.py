@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_uncert.engine.tables import Table
+from yolo_uncert.engine.tables import Table, titles
 from yolo_uncert.evaluation import DotaDetections, DotaTruth, evaluate_coco, evaluate_dota
 from yolo_uncert.evaluation.polygons import corners
 
@@ -25,7 +25,7 @@ def dota_records(metrics: Any, names: Mapping[int, str]) -> tuple[DotaDetections
         names: Class names.
     """
     scored = metrics.scored
-    images, classes = np.array(image_names(metrics.matches.files)), np.array(list(names.values()))
+    images, classes = np.array(image_names(metrics.matches.files)), np.array(list(titles(names).values()))
     detections = DotaDetections(images[scored.image], classes[scored.cls], scored.conf, corners(scored.boxes))
     easy = np.zeros(len(scored.target_cls), dtype=bool)
     empty = sorted({*images.tolist()} - {*images[scored.target_image].tolist()})
@@ -65,10 +65,14 @@ def coco_results(
     return {f"coco/{name}": value for name, value in evaluate_coco(truth, detections, image_ids=images).items()}
 
 
-def coco_table(results: Mapping[str, float]) -> Table:
-    """Return COCO's numbers as a table of one row."""
+def coco_tables(results: Mapping[str, float]) -> list[Table]:
+    """Return COCO's numbers as two tables of one row, precision and recall."""
     names = [name.removeprefix("coco/") for name in results]
-    return Table("COCO", ("Class", *names), [("all", *results.values())])
+    halves = [[(n, v) for n, v in zip(names, results.values(), strict=True) if n.startswith(k)] for k in ("AP", "AR")]
+    return [
+        Table(caption, ("Class", *(name for name, _ in half)), [("all", *(value for _, value in half))])
+        for caption, half in zip(("COCO precision", "COCO recall"), halves, strict=True)
+    ]
 
 
 def image_names(files: Sequence[str]) -> list[str]:

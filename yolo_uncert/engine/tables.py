@@ -14,8 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from yolo_uncert.engine.metrics import AP_COLUMNS, summarise_matches
+from yolo_uncert.functional.conformal import Conformal
+from yolo_uncert.functional.pdq import PdqSums
+from yolo_uncert.functional.records import Matches
+from yolo_uncert.functional.reliability import LEVELS
+from yolo_uncert.functional.residuals import SIGMA_MIN
 from yolo_uncert.functional.score_calibration import d_ece, la_ece
-from yolo_uncert.functional.summary import SigmaSummary
+from yolo_uncert.functional.summary import COVERAGE_LEVELS, SigmaSummary
 
 SIGMA_COLUMNS = {
     "n": "Boxes",
@@ -54,7 +59,7 @@ def summaries(metrics: Any, *, classes: bool = True) -> dict[str, SigmaSummary]:
         metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
         classes: Every class by itself as well.
     """
-    matches, names = metrics.matches, metrics.names
+    matches, names = metrics.matches, titles(metrics.names)
     found = {}
     for prefix in metrics.prefixes:
         ending, angle = (ANGLE, True) if prefix else ("", False)
@@ -79,6 +84,36 @@ def tables(metrics: Any, *, classes: bool = True) -> list[Table]:
         result.append(_sigma_table("Coverage", COVERAGE_COLUMNS, found))
     result.append(_score_table(metrics, classes))
     return result
+
+
+def titles(names: Mapping[int, str]) -> dict[int, str]:
+    """Return class names that no other row has: those that repeat, or are ``all``, with their index behind."""
+    used = [*names.values(), "all"]
+    return {index: f"{name} ({index})" if used.count(name) > 1 else name for index, name in names.items()}
+
+
+def interval_table(matches: Matches, conformal: Conformal, coordinates: Sequence[str]) -> Table:
+    """Return which share of the errors the intervals of a conformal calibration hold.
+
+    Args:
+        matches: Matched boxes with calibrated sigma.
+        conformal: The scores of the calibration set.
+        coordinates: Names of the coordinates.
+    """
+    size = np.abs(matches.residual) / np.maximum(matches.sigma, SIGMA_MIN)
+    levels = np.array([*COVERAGE_LEVELS.values(), *LEVELS])
+    levels = levels[levels <= conformal.max_level]
+    known = len(levels) == len(COVERAGE_LEVELS) + len(LEVELS)
+    single = np.array([(size <= conformal.quantile(p)).mean(0) for p in levels]).reshape(len(levels), -1)
+    together = np.array([(size <= conformal.quantile(p, boxwise=True)).all(1).mean() for p in levels])
+    rows = []
+    for name, held in [*zip(coordinates, single.T, strict=True), ("all", single.mean(1)), ("box-wise", together)]:
+        shares = [float(held[i]) if i < len(levels) else math.nan for i in range(len(COVERAGE_LEVELS))]
+        gaps = single if name == "all" else held[:, None]
+        error = np.abs(gaps - levels[:, None])[len(COVERAGE_LEVELS) :].mean() if known else math.nan
+        rows.append((name, len(matches), *shares, float(error)))
+    header = ("Coordinate", "Boxes", *(COVERAGE_COLUMNS[key] for key in COVERAGE_LEVELS), "Cal. error")
+    return Table("Conformal intervals", header, rows)
 
 
 def as_text(table: Table) -> str:
@@ -137,7 +172,8 @@ def _ap_table(metrics: Any, classes: bool) -> Table:
     columns = list(AP_COLUMNS.values())
     rows = {"all": all_ap.mean(0) if len(all_ap) else np.zeros(10)}
     if classes and len(metrics.names) > 1:
-        rows |= {metrics.names[c]: ap for c, ap in zip(metrics.ap_class_index, all_ap, strict=True)}
+        names = titles(metrics.names)
+        rows |= {names[c]: ap for c, ap in zip(metrics.ap_class_index, all_ap, strict=True)}
     return Table("AP at IoU", header, [(n, *map(float, ap[columns]), float(ap.mean())) for n, ap in rows.items()])
 
 
@@ -150,13 +186,15 @@ def _score_table(metrics: Any, classes: bool) -> Table:
     scored = metrics.scored
     results = metrics.scores
     further = ("PDQ", "spatial", "label") if metrics.pdq is not None else ()
-    blank: Sequence[Any] = ("",) * len(further)
+    names, qualities = titles(metrics.names), metrics.pdq_classes or {}
     rows: list[tuple[Any, ...]] = [("all", len(scored.conf), *results.values())]
     for cls in np.unique(scored.cls) if classes and len(metrics.names) > 1 else ():
         mine = scored.cls == cls
         conf = scored.conf[mine]
-        gaps = d_ece(conf, scored.correct[mine, 0]), la_ece(conf, scored.iou[mine], scored.cls[mine])
-        rows.append((metrics.names[cls], len(conf), *gaps, *blank))
+        gaps = d_ece(conf, scored.matched[mine]), la_ece(conf, scored.iou[mine], scored.cls[mine])
+        sums = qualities.get(int(cls), PdqSums())
+        quality = (sums.pdq, sums.spatial_quality, sums.label_quality) if further else ()
+        rows.append((names[cls], len(conf), *gaps, *quality))
     return Table("Scores", ("Class", "Detections", "D-ECE", "LaECE0", *further), rows)
 
 

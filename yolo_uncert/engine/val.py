@@ -14,14 +14,15 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
 from yolo_uncert.engine.records import image_record, pdq_record
 from yolo_uncert.engine.schemas import schema_of
-from yolo_uncert.engine.standards import coco_results, coco_table, dota_records, exact_table
-from yolo_uncert.engine.tables import Table, as_text, tables, write_results
+from yolo_uncert.engine.standards import coco_results, coco_tables, dota_records, exact_table
+from yolo_uncert.engine.tables import Table, as_text, interval_table, tables, titles, write_results
 from yolo_uncert.evaluation import write_dota
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.ops import pairwise_rotated_iou, warm_up
@@ -31,6 +32,7 @@ class _UncertValidator(DetectionValidator):
     """Post-process with uncertainty and compare sigma with the errors of the matched boxes."""
 
     coordinates = 4
+    names_of_coordinates: tuple[str, ...] = UncertBoxes.coordinates
     calibration: Calibration | None = None
 
     def __init__(
@@ -93,6 +95,13 @@ class _UncertValidator(DetectionValidator):
             self.metrics.further = self._further_tables()
             self._write()
 
+    def _further_tables(self) -> list[Table]:
+        """Return the tables of what only some models or tasks have."""
+        conformal = self.calibration.conformal if self.calibration else None
+        if conformal is None or not len(self.metrics.matches):
+            return []
+        return [interval_table(self.metrics.matches, conformal, self.names_of_coordinates)]
+
     def _write(self) -> None:
         write_results(self.metrics, {k: v for k, v in vars(self.args).items() if v is not None}, self.save_dir)
 
@@ -104,16 +113,13 @@ class _UncertValidator(DetectionValidator):
         for table in [*tables(self.metrics, classes=self.args.verbose), *self.metrics.further]:
             LOGGER.info(as_text(table))
 
-    def _further_tables(self) -> list[Table]:
-        return []
-
     def _process_batch(self, preds: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """Return the stock ``tp`` and what the records need, with residuals and sigma in original pixels."""
         stats: dict[str, np.ndarray] = super()._process_batch(preds, batch)
-        (gain, _), pad = batch["ratio_pad"]
-        detections = {"bboxes": _original(preds["bboxes"], gain, pad), "std": self._original_std(preds["std"], gain)}
+        gains, pad = batch["ratio_pad"]
+        detections = {"bboxes": _original(preds["bboxes"], gains, pad), "std": self._original_std(preds["std"], gains)}
         detections |= {name: preds[name].double().cpu().numpy() for name in ("conf", "cls")}
-        truth = {"bboxes": _original(batch["bboxes"], gain, pad), "cls": batch["cls"].double().cpu().numpy()}
+        truth = {"bboxes": _original(batch["bboxes"], gains, pad), "cls": batch["cls"].double().cpu().numpy()}
         iou = self._overlaps(batch["bboxes"], preds["bboxes"]).double().cpu().numpy()
         shape = tuple(batch["ori_shape"])
         records, rows, targets = image_record(detections, truth, iou, shape, batch["im_file"])
@@ -125,9 +131,10 @@ class _UncertValidator(DetectionValidator):
         sigma = detections["std"][rows] if detections["std"].shape[1] else np.full_like(residual, np.nan)
         return {**stats, **records, "residual": residual, "sigma": sigma}
 
-    def _original_std(self, std: torch.Tensor, gain: float) -> np.ndarray:
+    def _original_std(self, std: torch.Tensor, gains: tuple[float, float]) -> np.ndarray:
         """Return standard deviations in original pixels, calibrated if the model is."""
-        fields = scale_fields({"std": std.double()}, gain)
+        columns = std.shape[1]
+        fields = {"std": std.double() / std.new_tensor(_scales(gains, self.coordinates)[:columns]).double()}
         return apply_calibration(fields, self.calibration)["std"].cpu().numpy()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
@@ -152,12 +159,18 @@ class UncertDetectionValidator(_UncertValidator):
         if self.is_lvis or not self.jdict:
             return super().coco_evaluate(stats, pred_json, anno_json, *args, **kwargs)
         images = [int(Path(file).stem) for file in self.dataloader.dataset.im_files] if self.is_coco else None
-        found = coco_results(anno_json, pred_json, images)
+        try:
+            found = coco_results(anno_json, pred_json, images)
+        except (ValueError, OSError) as error:  # what is measured already must not be lost
+            LOGGER.warning(f"no COCO evaluation: {error}")
+            return stats
         stats.update({f"metrics/mAP_{size}(B)": found[f"coco/AP_{size}"] for size in ("small", "medium", "large")})
         if self.training:
             return stats
-        self.metrics.further = [coco_table(found)]
-        LOGGER.info(as_text(self.metrics.further[0]))
+        coco = coco_tables(found)
+        self.metrics.further += coco
+        for table in coco:
+            LOGGER.info(as_text(table))
         self._write()
         if self.is_coco:
             stats.update({"metrics/mAP50(B)": found["coco/AP50"], "metrics/mAP50-95(B)": found["coco/AP"]})
@@ -172,6 +185,7 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
     """
 
     coordinates = 5
+    names_of_coordinates = UncertOBB.coordinates
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take Ultralytics' arguments and use metrics that know sigma."""
@@ -179,11 +193,21 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
         self.metrics = UncertOBBMetrics()
 
     def _further_tables(self) -> list[Table]:
-        """Return AP by the exact overlap, and write DOTA's result files if results are to be saved."""
+        """Return AP by the exact overlap as well."""
+        if self.metrics.scored is None or not len(self.metrics.scored.target_cls):
+            return super()._further_tables()
         detections, truth = dota_records(self.metrics, self.names)
-        if self.args.save_json:
-            write_dota(self.save_dir / "dota", detections, self.names.values())
-        return [exact_table(detections, truth)]
+        return [*super()._further_tables(), exact_table(detections, truth)]
+
+    def print_results(self) -> None:
+        """Write DOTA's result files too, if results are to be saved."""
+        super().print_results()
+        if self.args.save_json and not self.training:
+            try:
+                detections, _ = dota_records(self.metrics, self.names)
+                write_dota(self.save_dir / "dota", detections, titles(self.names).values())
+            except (ValueError, OSError) as error:  # what is measured already must not be lost
+                LOGGER.warning(f"no result files of DOTA: {error}")
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
         return pairwise_rotated_iou(truth.float(), preds.float())
@@ -193,8 +217,20 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
         return aligned.numpy() - preds
 
 
-def _original(boxes: torch.Tensor, gain: float, pad: tuple[float, float]) -> np.ndarray:
+def _original(boxes: torch.Tensor, gains: tuple[float, float], pad: tuple[float, float]) -> np.ndarray:
     """Return boxes, xyxy or xywhr, in pixels of the original image; not clipped to it, so that errors stay errors."""
     rows = boxes.double().cpu().numpy()
-    shift = (*pad, 0, 0) if rows.shape[1] == 5 else (*pad, *pad)
-    return np.hstack(((rows[:, :4] - shift) / gain, rows[:, 4:]))
+    shift = (*pad, 0, 0, 0) if rows.shape[1] == 5 else (*pad, *pad)
+    return (rows - shift) / _scales(gains, rows.shape[1])
+
+
+def _scales(gains: tuple[float, float], coordinates: int) -> np.ndarray:
+    """Return network-input pixels per original pixel of every coordinate, 1 for an angle.
+
+    Args:
+        gains: Of height and width. They differ where the sides of a long image were rounded; upstream takes the first.
+        coordinates: 4 of horizontal boxes, 5 of oriented ones, whose sides point anywhere.
+    """
+    y, x = gains
+    side = float(np.sqrt(x * y))
+    return np.array([x, y, x, y] if coordinates == 4 else [x, y, side, side, 1.0])

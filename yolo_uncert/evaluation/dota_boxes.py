@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ from yolo_uncert.evaluation.polygons import corners
 
 
 def class_name(name: str) -> str:
-    """Class as DOTA writes it: with hyphens, because spaces separate the columns of its files."""
-    return "-".join(name.split())
+    """Class as DOTA writes it: hyphens for spaces, which separate the columns of its files, and for slashes."""
+    return "-".join(re.sub(r"[/\\\0]", " ", name).split())
 
 
 @dataclass(frozen=True)

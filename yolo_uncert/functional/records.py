@@ -64,6 +64,8 @@ class Scored:
         conf: Array[M], scores in [0, 1].
         cls: Array[M], class indices.
         correct: Array[M, 10] of bool, whether it counts as found at IoU 0.50, 0.55 ... 0.95, as Ultralytics decides.
+        matched: Array[M] of bool, whether it found an object by the overlap of its kind, at 0.5; of oriented boxes that
+            is the exact one, where Ultralytics decides by probIoU.
         iou: Array[M], overlap with the object of its class that it was matched with, however small, greedily by score;
             0 without one.
         image: Array[M], index of its image.
@@ -76,6 +78,7 @@ class Scored:
     conf: Floats
     cls: Integers
     correct: npt.NDArray[np.bool_]
+    matched: npt.NDArray[np.bool_]
     iou: Floats
     image: Integers
     target_cls: Integers

@@ -12,13 +12,13 @@ from yolo_uncert.report import plot_all, write_report
 
 
 def report_run(validator: Any) -> None:
-    """Callback ``on_val_end``: plot sigma and write ``report.html``, where the run has plots and the model sigma.
+    """Plot sigma and write ``report.html``, where the run has plots and the model sigma.
 
     Args:
-        validator: One of ours after a validation. In an epoch of a training nothing happens.
+        validator: After a validation. For other tasks than ours, and in an epoch of a training, nothing happens.
     """
-    metrics = validator.metrics
-    if validator.training or not validator.args.plots or not metrics.prefixes:
+    metrics: Any = getattr(validator, "metrics", None)
+    if not getattr(metrics, "prefixes", ()) or validator.training or not validator.args.plots:
         return
     figures = plot_all(metrics.matches, metrics.scored, validator.save_dir, metrics.names)
     settings = {name: value for name, value in sorted(vars(validator.args).items()) if value is not None}

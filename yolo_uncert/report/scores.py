@@ -36,8 +36,8 @@ def score_plot(scored: Scored, file: Path) -> Figure:
         upper.set_title("Score reliability")
         lower.set(xlabel="score", ylabel="detections")
         if len(scored.conf):
-            bins = reliability_bins(scored.conf, scored.correct[:, 0], BINS)
-            _precision(upper, bins, d_ece(scored.conf, scored.correct[:, 0], BINS))
+            bins = reliability_bins(scored.conf, scored.matched, BINS)
+            _precision(upper, bins, d_ece(scored.conf, scored.matched, BINS))
             _overlap(upper, scored)
             upper.legend(loc="upper left", reverse=True)
             lower.bar(bins.edges[:-1], bins.count, np.diff(bins.edges), align="edge", color=BLUE, alpha=0.6, ec="white")

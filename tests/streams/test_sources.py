@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import io
+import sys
+import types
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolo_uncert.streams import sources
+from yolo_uncert.streams.files import Files
+from yolo_uncert.streams.frames import Frames
+from yolo_uncert.streams.loader import Streams
+from yolo_uncert.streams.sources import BUFFER, Loading, open_source, stream_name
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def image(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), IMAGE)
+    return tmp_path / "a.png"
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        (0, ["camera0"]),
+        ("1", ["camera1"]),
+        ([0, 1], ["camera0", "camera1"]),
+        ((0, "rtsp://a/b"), ["camera0", "rtsp_a_b"]),
+        ("rtsp://user:secret@10.0.0.1:554/ch.1?key=secret", ["rtsp_10_0_0_1_554_ch_1"]),
+        (["http://a/x", "http://a/x", "http://a/x"], ["http_a_x", "http_a_x-2", "http_a_x-3"]),
+        ("udp://0.0.0.0:1", ["udp_0_0_0_0_1"]),
+        ("pipe:0", ["pipe_0"]),
+        ("rtsp://server/film.mp4", ["rtsp_server_film_mp4"]),
+    ],
+)
+def test_streams(source, names):
+    loader = open_source(source, Loading())
+    assert type(loader) is Streams
+    assert loader.sources == names
+
+
+def test_address_without_an_image_behind_it_is_a_stream():
+    assert type(open_source("http://127.0.0.1:9/video", Loading())) is Streams
+
+
+def test_list_of_streams_in_a_file(tmp_path):
+    file = tmp_path / "x.streams"
+    file.write_text("# the gate\nrtsp://a/b\n\n 0\n")
+    assert open_source(file, Loading()).sources == ["rtsp_a_b", "camera0"]
+    file.write_text("\n")
+    with pytest.raises(FileNotFoundError, match=r"x\.streams: no stream in it"):
+        open_source(str(file), Loading())
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.streams"):
+        open_source("nowhere.streams", Loading())
+
+
+def test_files(image):
+    for source in (image, str(image), image.parent, f"{image.parent}/*.png", [image], [str(image), image]):
+        assert type(open_source(source, Loading())) is Files
+
+
+def test_frames(monkeypatch):
+    assert type(open_source(iter([IMAGE]), Loading())) is Frames
+    assert type(open_source((IMAGE for _ in range(2)), Loading())) is Frames
+    data = io.BytesIO()
+    np.save(data, IMAGE)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data.getvalue())))
+    assert [names for names, _, _ in open_source("-", Loading())] == [["stdin"]]
+
+
+@pytest.mark.parametrize("source", [IMAGE, [IMAGE], [], torch.zeros(1, 3, 32, 32), 1.5])
+def test_the_rest_is_for_ultralytics(source):
+    assert open_source(source, Loading()) is source
+
+
+def test_settings_reach_the_loaders(image):
+    how = Loading(batch=4, channels=1, stride=3, buffer=True, patience=9.0, most=1)
+    files = open_source(image, how)
+    assert (files.bs, files.vid_stride, files.cv2_flag) == (4, 3, cv2.IMREAD_GRAYSCALE)
+    streams = open_source([0, 1], how)
+    rules = streams.readers[0]._rules
+    assert (rules.keep, rules.stride, rules.patience, rules.channels) == (BUFFER, 3, 9.0, 1)
+    assert streams._most == 1
+    assert open_source(0, Loading()).readers[0]._rules.keep == 1
+
+
+def test_screen(monkeypatch):
+    class Screen:
+        def __init__(self, source, channels):
+            if source == "screen 7":
+                raise IndexError("no such screen")
+            if source == "screen 8":
+                raise Exception("no display")
+
+    monkeypatch.setattr(sources, "LoadScreenshots", Screen)
+    assert open_source("screen", Loading()).source_type.screenshot
+    with pytest.raises(OSError, match="source=screen 8: there is no screen to capture: no display"):
+        open_source("screen 8", Loading())
+    with pytest.raises(IndexError):
+        open_source("screen 7", Loading())
+
+
+def test_names_are_names_of_files():
+    assert stream_name("rtsp://a:b@c/d?e=f#g") == "rtsp_c_d"
+    assert stream_name("../../x/y.mp4") == "x_y_mp4"
+    assert stream_name("://") == "stream"

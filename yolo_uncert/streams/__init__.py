@@ -1,0 +1,1 @@
+"""Sources of frames that keep going: readers of streams, loaders, written videos, and their timing."""

@@ -1,0 +1,262 @@
+"""A thread that reads one stream, so that a slow model sees fresh frames and not a growing queue of old ones."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Condition, Event, Thread
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from ultralytics.data.loaders import get_best_youtube_url
+from ultralytics.utils import LOGGER
+
+Image: TypeAlias = npt.NDArray[np.uint8]
+
+TIMEOUT_MS = 10_000
+"""Milliseconds after which a network stream that neither opens nor sends anything is taken for lost."""
+
+STABLE = 5.0
+"""Seconds after which a connection counts as recovered: the next loss starts again with short delays."""
+
+FALLBACK_FPS = 30.0
+PUSHED = ("rtsp", "rtmp", "udp", "rtp", "srt", "tcp")
+"""Schemes whose frames come at their own pace, recorded or live."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a stream is read.
+
+    Attributes:
+        keep: Frames that may wait for the model; the oldest is dropped for a new one, so 1 keeps the newest alone.
+        stride: Every how many frames one is kept.
+        patience: Seconds for which a lost stream is tried again; infinity: for ever.
+        channels: 1 for grey images, else BGR.
+    """
+
+    keep: int = 1
+    stride: int = 1
+    patience: float = 60.0
+    channels: int = 3
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a stream.
+
+    Attributes:
+        image: Array[H, W, C] of uint8, BGR or grey.
+        number: Which of the frames kept by the stride it is, from 0; a dropped frame leaves a gap.
+        captured: When it arrived, in seconds of ``time.perf_counter``.
+    """
+
+    image: Image
+    number: int
+    captured: float
+
+
+def delays(first: float = 0.5, most: float = 30.0) -> Iterator[float]:
+    """Yield the seconds to wait before each attempt: doubled every time, and up to half of it taken off at random.
+
+    The random part keeps the readers of one server from coming back all at once.
+    """
+    random = np.random.default_rng()
+    for tries in itertools.count():
+        yield min(first * 2.0 ** min(tries, 32), most) * float(random.uniform(0.5, 1.0))
+
+
+def open_capture(source: str | int) -> Any:
+    """Return an OpenCV capture of a stream, which may have failed to open.
+
+    Args:
+        source: Camera number, stream address, or path of a video.
+    """
+    if isinstance(source, int) or not is_remote(source):
+        return cv2.VideoCapture(source)
+    if urlsplit(source).hostname in {"www.youtube.com", "youtube.com", "youtu.be"}:
+        source = get_best_youtube_url(source) or source
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+    return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
+
+
+def is_remote(source: str | int) -> bool:
+    """Return whether a source is an address, or standard input, rather than a camera number or a path."""
+    return isinstance(source, str) and ("://" in source or source.startswith("pipe:"))
+
+
+def _for(seconds: float) -> str:
+    return f"for {seconds:g} s" if math.isfinite(seconds) else "for ever"
+
+
+class Reader:
+    """Reads one stream in a thread of its own until it ends, is lost for too long, or :meth:`stop` is called.
+
+    A live stream (camera, network) never waits: when ``rules.keep`` frames are waiting, the oldest is dropped. What has
+    an end (a file, a recording on a web server) is not live: nothing of it is dropped, the thread waits.
+
+    Args:
+        source: Camera number, stream address, or path of a video.
+        name: Name in messages.
+        rules: How to read.
+        news: Notified of every frame and of the end; shared by the readers of several streams.
+        opener: Opens a source; something like ``cv2.VideoCapture``.
+    """
+
+    def __init__(
+        self,
+        source: str | int,
+        name: str,
+        rules: Rules,
+        news: Condition | None = None,
+        opener: Callable[[str | int], Any] = open_capture,
+    ) -> None:
+        self.name = name
+        self.fps = FALLBACK_FPS
+        self.dropped = self.reconnects = 0
+        self.done = False
+        self._source, self._rules, self._open = source, rules, opener
+        self._news = news or Condition()
+        self._queue: deque[Frame] = deque()
+        self._stopped = Event()
+        self._count = 0
+        self.live, self._ends = True, False
+        self._local: Any = None
+        self._tried = False
+        self._alive = math.nan
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start to read, if it has not been started."""
+        if self._thread.ident or self.done:
+            return
+        # Some platforms give a camera to the main thread alone, and one that is not there will not turn up.
+        local = None if is_remote(self._source) else self._open(self._source)
+        if local is not None and not local.isOpened():
+            LOGGER.warning(f"{self.name}: cannot be opened")
+            self.done = True
+            return
+        self._local, self._tried, self._alive = local, local is not None, time.monotonic()
+        self._thread.start()
+
+    def stop(self, wait: float = 2.0) -> None:
+        """Stop to read, and wait some seconds for it; a read that hangs is left to its own time limit."""
+        self._stopped.set()
+        with self._news:
+            self._news.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(wait)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a frame to take."""
+        return bool(self._queue)
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that have arrived, dropped ones included."""
+        return self._count
+
+    def take(self) -> Frame:
+        """Return the oldest frame that waits.
+
+        Raises:
+            IndexError: None does.
+        """
+        with self._news:
+            frame = self._queue.popleft()
+            self._news.notify_all()
+        return frame
+
+    def _run(self) -> None:
+        try:
+            self._keep_reading()
+        except Exception as error:
+            LOGGER.warning(f"{self.name}: {type(error).__name__}: {error}")
+        finally:
+            with self._news:
+                self.done = True
+                self._news.notify_all()
+
+    def _keep_reading(self) -> None:
+        capture, pauses = self._local, delays()
+        while not self._stopped.is_set():
+            capture = capture or self._connect(pauses)
+            if capture is None:
+                return
+            began = time.monotonic()
+            try:
+                self._describe(capture)
+                self._read(capture)
+            finally:
+                capture.release()
+            if self._ends or self._stopped.is_set():
+                return
+            pauses = delays() if time.monotonic() - began > STABLE else pauses
+            capture = None
+
+    def _connect(self, pauses: Iterator[float]) -> Any:
+        """Return an open capture, or None if it takes too long since the last frame."""
+        again, seen, patience = self._tried, self._count, self._rules.patience
+        self._tried = True
+        for tries in itertools.count():
+            if again or tries:  # the very first attempt has nothing to wait for
+                if tries == (0 if again else 1):
+                    state = f"lost after {seen} frames" if again else "no connection"
+                    LOGGER.warning(f"{self.name}: {state}, trying again {_for(patience)}")
+                left = patience - (time.monotonic() - self._alive)
+                if left <= 0:
+                    LOGGER.warning(f"{self.name}: given up, no frame {_for(patience)}")
+                    return None
+                self._stopped.wait(min(next(pauses), left))
+            if self._stopped.is_set():
+                return None
+            capture = self._open(self._source)
+            if capture.isOpened():
+                if again:
+                    self.reconnects += 1
+                    LOGGER.info(f"{self.name}: back after {time.monotonic() - self._alive:.1f} s")
+                return capture
+            capture.release()
+        return None
+
+    def _describe(self, capture: Any) -> None:
+        """Learn the rate of the stream, and whether it is live and has an end."""
+        fps, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.fps = fps if 0 < fps < 1000 else FALLBACK_FPS  # a 90 kHz clock is no rate, and NaN fails both
+        piped = str(self._source).startswith("pipe:")
+        # FFmpeg reports a huge negative number where there is no end, V4L2 reports -1.
+        self._ends = piped or (math.isfinite(total) and total > 0)
+        self.live = not self._ends or str(self._source).startswith(tuple(f"{scheme}://" for scheme in PUSHED))
+
+    def _read(self, capture: Any) -> None:
+        """Read until there is no more."""
+        while not self._stopped.is_set():
+            for _ in range(self._rules.stride):
+                if not capture.grab():
+                    return
+            captured, self._alive = time.perf_counter(), time.monotonic()
+            read, image = capture.retrieve()
+            if not read or image is None:
+                continue  # one frame that cannot be decoded; a lost stream shows in grab()
+            if self._rules.channels == 1:
+                image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+            self._put(Frame(image, self._count, captured))
+
+    def _put(self, frame: Frame) -> None:
+        with self._news:
+            self._count += 1
+            while not self.live and len(self._queue) >= self._rules.keep and not self._stopped.is_set():
+                self._news.wait()
+            while len(self._queue) >= self._rules.keep:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(frame)
+            self._news.notify_all()

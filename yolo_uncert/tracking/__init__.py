@@ -1,0 +1,1 @@
+"""Trackers of Ultralytics that know how sure the detector is about each box."""
