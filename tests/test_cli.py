@@ -238,3 +238,20 @@ def test_reader_that_leaves_early_is_no_error():
         errors = process.stderr.read()
         assert process.wait() == 0
     assert errors == b""
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt(), None])
+def test_an_interrupt_inside_a_kernel_is_an_interrupt(monkeypatch, caplog, cause):
+    error = SystemError("CPUDispatcher returned a result with an exception set")
+    error.__cause__ = cause
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "info", fail)
+    if cause is None:
+        with pytest.raises(SystemError):
+            cli.main(["info", "model=a.pt"])
+    else:
+        assert cli.main(["info", "model=a.pt"]) == 1
+        assert "interrupted" in "\n".join(caplog.messages)

@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, AssertionError, RuntimeError, OSError, ImportError) as error:
         LOGGER.error(f"{type(error).__name__}: {error}")
         return FAILURE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemError) as error:
+        # Ctrl-C inside a compiled kernel arrives as a SystemError that the interrupt caused.
+        if not isinstance(error.__cause__ or error, KeyboardInterrupt):
+            raise
         LOGGER.warning("interrupted; what was written so far is kept")
         return FAILURE
     return 0
