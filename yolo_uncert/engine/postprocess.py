@@ -67,7 +67,7 @@ def postprocess(
     options = suppression_of(args, schema)
     labels = multi_label if args.multi_label is None else args.multi_label
     found = extract(y, schema, args, multi_label=labels)
-    return _suppress(found, options, schema, source, args.suppress_backend)
+    return suppress_candidates(found, options, schema, source, args.suppress_backend)
 
 
 def check_rules(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> None:
@@ -119,10 +119,18 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     )
 
 
-def _suppress(
+def suppress_candidates(
     found: list[Candidates], options: Suppression, schema: Schema, source: str, backend: str
 ) -> list[Detections]:
-    """Suppress the duplicates of each image and let them vote."""
+    """Suppress the duplicates of each image and let them vote.
+
+    Args:
+        found: Candidates of each image, boxes and fields in the same pixels.
+        options: Suppression and vote.
+        schema: Order of the extra channels.
+        source: Field of the standard deviations: ``gaussian``, ``dfl`` or ``none``.
+        backend: See `yolo_uncert.ops.suppress`.
+    """
     voting = options.vote != "off" and source != "none"
     images: list[Kept[torch.Tensor]] = batched_suppress(
         [candidates.boxes for candidates in found],
