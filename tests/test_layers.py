@@ -24,7 +24,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("output",),
     ("report",),
     ("model",),
-    ("compare", "demo", "help"),
+    ("compare", "demo", "help", "scenes"),
     ("cli",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASKS, merge_equals_args, parse_key_value_pair
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
 from ultralytics.utils.checks import check_yaml
+from ultralytics.utils.files import increment_path
 
 from yolo_uncert import __version__
 from yolo_uncert.compare import compare
@@ -22,6 +24,7 @@ from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions
+from yolo_uncert.scenes import detect_scene
 
 USAGE_ERROR, FAILURE = 2, 1
 """Exit codes: the command was wrong, or what it asked for failed."""
@@ -158,6 +161,17 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
     return run
 
 
+def _scene(options: dict[str, Any]) -> None:
+    if options.get("source") is None:
+        raise OptionError("source= is missing: a GeoTIFF, another raster, or an image")
+    out, source = options.pop("out", None), options.pop("source")
+    result = detect_scene(_load(options), source, **options)
+    folder = Path(out) if out else increment_path(Path("runs") / "scene", mkdir=True)
+    files = result.save(folder)
+    empty = f" ({result.empty_tiles} without valid pixels)" if result.empty_tiles else ""
+    LOGGER.info(f"{len(result)} boxes in {result.tiles} tiles{empty}; {len(files)} files in {folder}")
+
+
 def _export(options: dict[str, Any]) -> None:
     print(_load(options).export(**options))
 
@@ -179,6 +193,7 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "val": _val,
     "predict": _stream("predict"),
     "track": _stream("track"),
+    "scene": _scene,
     "export": _export,
     "compare": _compare,
     "calibrate": _calibrate,
