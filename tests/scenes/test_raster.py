@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.scenes.pixels import choose_look, read_tile
+from yolo_uncert.scenes.raster import GdalRaster, ImageRaster, SceneError, open_raster, pick_bands
+from yolo_uncert.scenes.tiles import Tile
+
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+
+WHOLE = Tile(0, 0, 30, 20)
+
+
+def ramp(count=3, dtype=np.uint8, height=20, width=30):
+    """Bands with the values 0, 1, 2, ... times their number."""
+    plane = np.arange(height * width).reshape(height, width) % 80
+    return np.stack([plane * (band + 1) for band in range(count)]).astype(dtype)
+
+
+def shown(raster, bands=None, tile=WHOLE, stretch=(2, 98)):
+    return read_tile(raster, tile, choose_look(raster, pick_bands(raster.count, bands), stretch))
+
+
+@pytest.mark.parametrize(
+    ("count", "bands", "expected"),
+    [
+        (1, None, (1, 1, 1)),
+        (2, None, (1, 1, 1)),
+        (3, None, (1, 2, 3)),
+        (8, None, (1, 2, 3)),
+        (8, (5, 3, 2), (5, 3, 2)),
+        (8, 7, (7, 7, 7)),
+        (8, [7], (7, 7, 7)),
+    ],
+)
+def test_bands(count, bands, expected):
+    assert pick_bands(count, bands) == expected
+
+
+@pytest.mark.parametrize("bands", [(1, 2), (0, 1, 2), (1, 2, 5), "red", (1.0, 2, 3)])
+def test_bands_that_are_not_there(bands):
+    with pytest.raises(OptionError, match="from 1 to 4"):
+        pick_bands(4, bands)
+
+
+def test_eight_bits_stay_as_they_are(write_tif):
+    values = ramp(4)
+    with open_raster(write_tif(values, photometric="MINISBLACK")) as raster:
+        assert (raster.width, raster.height, raster.count, raster.geo) == (30, 20, 4, None)
+        image = shown(raster)
+        assert (image == values[[2, 1, 0]].transpose(1, 2, 0)).all(), "blue first"
+        assert (shown(raster, (4, 1, 1))[..., 2] == values[3]).all()
+        part = shown(raster, tile=Tile(10, 5, 20, 15))
+        assert (part == image[5:15, 10:20]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.int32])
+def test_other_types_are_stretched_between_percentiles_of_the_scene(write_tif, dtype):
+    # 600 values 0..4095: percentiles 0 and 100 are the ends, so v becomes round(v / 4095 * 255).
+    values = np.linspace(0, 4095, 600).round().reshape(1, 20, 30).astype(dtype)
+    with open_raster(write_tif(values)) as raster:
+        image = shown(raster, stretch=(0, 100))
+        assert (image[..., 0] == np.rint(values[0] / 4095 * 255)).all()
+        # The lowest and highest 2 percent, 12 of 600 values, are clipped; a tile is shown as the scene is.
+        image = shown(raster)
+        assert [(image[..., 0] == end).sum() for end in (0, 255)] == pytest.approx([12, 12], abs=2)
+        assert (shown(raster, tile=Tile(3, 3, 9, 9)) == image[3:9, 3:9]).all()
+
+
+def test_nodata_is_black_and_takes_no_part_in_the_stretch(write_tif):
+    values = np.full((1, 20, 30), 65535, np.uint16)
+    values[:, :, 10:] = np.linspace(100, 200, 400).reshape(20, 20)
+    with open_raster(write_tif(values, nodata=65535)) as raster:
+        image = shown(raster, stretch=(0, 100))
+        assert not image[:, :10].any()
+        assert (image[0, 10, 0], image[-1, -1, 0]) == (0, 255)
+        assert shown(raster, tile=Tile(0, 0, 10, 20)) is None
+
+
+def test_nan_is_nodata(write_tif):
+    values = np.linspace(0, 1, 600, dtype=np.float32).reshape(1, 20, 30)
+    values[:, :, :5] = np.nan
+    with open_raster(write_tif(values)) as raster:
+        assert shown(raster, tile=Tile(0, 0, 5, 20)) is None
+        assert shown(raster).max() == 255
+
+
+def test_alpha_is_no_band_but_a_mask(write_tif):
+    values = ramp(4)
+    values[3] = 255
+    values[3, :, :6] = 0
+    values[:3, :, :] += 1
+    with open_raster(write_tif(values, photometric="RGB", ALPHA="YES")) as raster:
+        assert raster.count == 3
+        image = shown(raster)
+        assert not image[:, :6].any()
+        assert (image[:, 6:] == values[[2, 1, 0], :, 6:].transpose(1, 2, 0)).all()
+
+
+def test_a_band_of_one_value_is_black(write_tif):
+    with open_raster(write_tif(np.full((1, 20, 30), 700, np.uint16))) as raster:
+        assert not shown(raster).any()
+
+
+def test_all_nodata(write_tif):
+    path = write_tif(np.zeros((1, 20, 30), np.uint16), nodata=0)
+    with open_raster(path) as raster, pytest.raises(SceneError, match="no valid pixel"):
+        shown(raster)
+
+
+def test_files_that_are_no_rasters(tmp_path):
+    pytest.importorskip("rasterio")
+    with pytest.raises(FileNotFoundError, match="there is no such file"), open_raster(tmp_path / "no.tif"):
+        pass
+    file = tmp_path / "noise.tif"
+    file.write_bytes(b"II*\0" + bytes(range(256)))
+    with pytest.raises(SceneError, match=r"noise\.tif is no raster that can be read, or damaged"), open_raster(file):
+        pass
+
+
+def test_a_truncated_file_says_where_it_ends(write_tif):
+    path = write_tif(np.random.default_rng(0).integers(0, 255, (3, 400, 400), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:200_000])
+    with open_raster(path) as raster, pytest.raises(SceneError, match=r"damaged or cut off at \(0, 300, 100, 400\)"):
+        shown(raster, tile=Tile(0, 300, 100, 400))
+
+
+def test_a_raster_without_bands(tmp_path):
+    pytest.importorskip("rasterio")
+    file = tmp_path / "none.vrt"
+    file.write_text('<VRTDataset rasterXSize="10" rasterYSize="10"></VRTDataset>')
+    with pytest.raises(SceneError, match="no raster that can be read"), open_raster(file):
+        pass
+    with pytest.raises(SceneError, match=r"a\.nc has no band; name one of its subdatasets"):
+        GdalRaster(SimpleNamespace(count=0, subdatasets=["NETCDF:a.nc:x"]), "a.nc")
+
+
+def test_complex_pixels(write_tif):
+    path = write_tif(np.zeros((1, 20, 30), np.complex64))
+    with pytest.raises(SceneError, match="complex pixels"), open_raster(path):
+        pass
+
+
+def test_a_colour_table(write_tif):
+    rasterio = pytest.importorskip("rasterio")
+    path = write_tif(ramp(1))
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {0: (255, 0, 0, 255)})
+    with pytest.raises(SceneError, match="colour table"), open_raster(path):
+        pass
+
+
+def test_images_in_memory():
+    bgr = ramp(3).transpose(1, 2, 0)
+    assert (shown(ImageRaster(bgr)) == bgr).all()
+    assert (shown(ImageRaster(bgr), (3, 3, 3))[..., 0] == bgr[..., 0]).all(), "the third band is blue"
+    assert (shown(ImageRaster(bgr[..., 0])) == bgr[..., :1]).all()
+    clear = np.dstack((bgr, np.zeros((20, 30), np.uint8)))
+    assert shown(ImageRaster(clear)) is None
+    with pytest.raises(SceneError, match="pixels of type bool"), open_raster(np.zeros((4, 4), bool)):
+        pass
+    with pytest.raises(SceneError, match="with pixels in it"), open_raster(np.zeros((0, 4, 3), np.uint8)):
+        pass
+
+
+def test_without_rasterio_images_are_read_whole(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    bgr = ramp(3).transpose(1, 2, 0)
+    cv2.imwrite(str(tmp_path / "scene.png"), bgr)
+    with open_raster(tmp_path / "scene.png") as raster:
+        assert (shown(raster) == bgr).all()
+        assert raster.geo is None
+    assert "read as a whole and without georeference, because rasterio is not installed" in caplog.text
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(SceneError, match="no image that OpenCV reads"), open_raster(tmp_path / "bad.png"):
+        pass

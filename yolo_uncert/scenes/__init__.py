@@ -1,0 +1,9 @@
+"""Scenes that are too large for one image: read, detected and merged by tiles, written for GIS."""
+
+from __future__ import annotations
+
+from yolo_uncert.scenes.detect import detect_scene
+from yolo_uncert.scenes.raster import Georeference, SceneError
+from yolo_uncert.scenes.result import SceneResult
+
+__all__ = ["Georeference", "SceneError", "SceneResult", "detect_scene"]

@@ -1,0 +1,88 @@
+"""From the bands of a raster to the 8-bit images that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.scenes.raster import Raster, SceneError
+from yolo_uncert.scenes.tiles import Tile
+
+OVERVIEW = 1024
+"""Rows and columns at most from which the brightness of a scene is taken."""
+
+STRETCH = (2.0, 98.0)
+"""Percentiles of a band that become black and white."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a scene is shown to a model, the same in all tiles.
+
+    Attributes:
+        bands: Numbers from 1 of the bands that become red, green and blue.
+        low: Value of each that becomes 0; None leaves 8-bit pixels as they are.
+        high: Value of each that becomes 255.
+    """
+
+    bands: tuple[int, int, int]
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+
+def choose_look(raster: Raster, bands: tuple[int, int, int], stretch: Sequence[float] = STRETCH) -> Look:
+    """Return how to show a scene: 8-bit pixels as they are, all others between two percentiles of each band.
+
+    The percentiles are those of the valid pixels of a decimated overview of the whole scene: 12-bit data in 16-bit
+    files fills the 8 bits, and a tile does not depend on what lies in it.
+
+    Args:
+        raster: Open scene.
+        bands: Bands that become red, green and blue.
+        stretch: Two percentiles, 0 to 100.
+
+    Raises:
+        OptionError: The percentiles are none.
+        SceneError: The overview has no valid pixel.
+    """
+    if len(stretch) != 2 or not 0 <= stretch[0] < stretch[1] <= 100:
+        raise OptionError(f"stretch must be two percentiles from 0 to 100, the lower one first, not {stretch}")
+    if raster.dtype == np.uint8:
+        return Look(bands)
+    step = max(1, -(-max(raster.width, raster.height) // OVERVIEW))
+    values, mask = raster.read(bands, Tile(0, 0, raster.width, raster.height), step)
+    if not mask.any():
+        raise SceneError("the scene holds no valid pixel: all of its overview is nodata or transparent")
+    low, high = np.percentile(values[:, mask].astype(np.float64), stretch, axis=1)
+    return Look(bands, tuple(low.tolist()), tuple(high.tolist()))
+
+
+def read_tile(raster: Raster, tile: Tile, look: Look) -> npt.NDArray[np.uint8] | None:
+    """Return a window as ``Array[H, W, 3]``, blue first; invalid pixels are black. None if all are invalid.
+
+    Args:
+        raster: Open scene.
+        tile: Window.
+        look: How to show it.
+
+    Raises:
+        SceneError: The file is damaged there.
+    """
+    values, mask = raster.read(look.bands, tile)
+    if not mask.any():
+        return None
+    if look.low is not None and look.high is not None:
+        values = _stretched(np.where(mask, values, 0), look.low, look.high)
+    return np.ascontiguousarray(np.where(mask, values, 0)[::-1].transpose(1, 2, 0).astype(np.uint8))
+
+
+def _stretched(values: npt.NDArray[Any], low: Sequence[float], high: Sequence[float]) -> npt.NDArray[Any]:
+    """Map low to 0 and high to 255, linearly, and clip; a band of one value becomes 0."""
+    bottom, top = (np.array(ends)[:, None, None] for ends in (low, high))
+    span = np.where(top > bottom, top - bottom, np.inf)
+    return np.clip(np.rint((values - bottom) / span * 255), 0, 255)
