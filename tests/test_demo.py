@@ -35,6 +35,7 @@ def test_scenes_with_known_noise(easy, tiny, tmp_path, task):
         assert np.ptp(cv2.imread(str(folder / file))) > 100, f"{file} shows something"
     assert (folder / "train" / "weights" / "best.pt").is_file()
     assert (folder / "train" / "results.csv").is_file()
+    assert (folder / "val" / "report.html").is_file()
 
 
 def test_data_of_the_user(easy, tiny, tmp_path):

@@ -152,4 +152,6 @@ def _print(table: dict[str, float], folder: Path, enlargement: int) -> None:
     LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands{larger}")
     if "sigma / known noise" in table:
         LOGGER.info("  sigma.png         predicted sigma against the known label noise, object by object")
+    if (folder / "val" / "report.html").is_file():
+        LOGGER.info("  val/report.html   is sigma true? coverage, calibration, best and worst boxes")
     LOGGER.info("  train/            losses and metrics by epoch (results.png, results.csv), weights")
