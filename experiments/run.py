@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_uncert
 from yolo_uncert import YOLO
+from yolo_uncert.files import replacing
 
 AP_COLUMNS = {"AP50": 0, "AP75": 5, "AP85": 7, "AP90": 8}
 SIGMA_COLUMNS = {
@@ -129,9 +129,7 @@ def versions() -> dict[str, str]:
 
 def write(file: Path, content: Any) -> None:
     """Write JSON, or lines as Markdown or CSV, by the file's suffix; complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
+    with replacing(file) as part, part.open("w", encoding="utf-8", newline="") as stream:
         if file.suffix == ".json":
             json.dump(content, stream, indent=1)
         elif file.suffix == ".csv":
@@ -139,7 +137,6 @@ def write(file: Path, content: Any) -> None:
         else:
             rows = [content[0], ["---"] * len(content[0]), *content[1:]]
             stream.writelines(f"| {' | '.join(row)} |\n" for row in rows)
-    os.replace(part, file)
 
 
 def main(grid_file: str, *words: str) -> None:

@@ -6,7 +6,6 @@ import csv
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ultralytics.utils.files import increment_path
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
+from yolo_uncert.files import plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
 from yolo_uncert.run_options import run_option_names
@@ -155,22 +155,19 @@ def table(variants: Sequence[Variant]) -> str:
 
 def write(variants: Sequence[Variant], folder: Path) -> None:
     """Write ``comparison.json`` and ``comparison.csv``, each complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"variant": v.name, "statistic": key, **asdict(i), **{f"gain_{k}": x for k, x in _gain(v, key).items()}}
         for v in variants
         for key, i in v.results.items()
     ]
     for file in (folder / "comparison.json", folder / "comparison.csv"):
-        part = file.with_suffix(".part")
-        with part.open("w", encoding="utf-8", newline="") as stream:
+        with replacing(file) as part, part.open("w", encoding="utf-8", newline="") as stream:
             if file.suffix == ".json":
-                json.dump(_plain([asdict(v) for v in variants]), stream, indent=1, allow_nan=False)
+                json.dump(plain([asdict(v) for v in variants]), stream, indent=1, allow_nan=False)
             else:
                 writer = csv.DictWriter(stream, max(rows, key=len).keys())
                 writer.writeheader()
                 writer.writerows(rows)
-        os.replace(part, file)
 
 
 def _gain(variant: Variant, key: str) -> Mapping[str, float]:
@@ -183,15 +180,6 @@ def _cell(key: str, interval: Interval, sign: str = "") -> str:
     form = f"{sign}.{1 if key.startswith('AP') else 3}f"
     star = "*" if sign and interval.significant else ""
     return f"{interval.value:{form}}{star} ({interval.low:{form}}..{interval.high:{form}})"
-
-
-def _plain(value: Any) -> Any:
-    """Return nested lists and dicts with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _listed(value: Any) -> list[Any]:

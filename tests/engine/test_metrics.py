@@ -148,3 +148,17 @@ def test_ap_by_overlap():
         }
     )
     assert set(ap_results([]).values()) == {0.0}
+
+
+def test_classes_are_summarised_once_and_anew_after_each_validation(matches, monkeypatch):
+    residual, sigma = matches
+    metrics = collect(UncertOBBMetrics, ("", "angle_"), residual, sigma)
+    assert metrics.class_summaries() == {0: metrics.sigma}, "there is one class"
+    assert metrics.class_summaries(angle=True)[0].nll == metrics.angle_sigma.nll
+    with monkeypatch.context() as patch:
+        patch.setattr("yolo_uncert.engine.metrics.summarise", lambda *_: pytest.fail("summarised again"))
+        assert metrics.class_summaries()[0].n == 7
+    metrics.stats["sigma"] = [2 * part for part in metrics.stats["sigma"]]
+    metrics.process()
+    assert metrics.class_summaries()[0].sharpness == pytest.approx(2 * sigma[:, :4].mean())
+    assert UncertOBBMetrics({0: "a"}).class_summaries() == {}, "before a validation"

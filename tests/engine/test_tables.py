@@ -55,6 +55,9 @@ def metrics():
         scores=scores,
         sigma=summarise_matches(matches),
         angle_sigma=summarise_matches(matches, angle=True),
+        class_summaries=lambda angle: {
+            cls: summarise_matches(matches.take(matches.cls == cls), angle=angle) for cls in (0, 1)
+        },
         box=SimpleNamespace(all_ap=all_ap),
         ap_class_index=[0, 1],
         results_dict={"fitness": np.float64(0.5), "uncert/nll": math.nan},

@@ -10,9 +10,13 @@ from scipy.stats import norm
 from yolo_uncert.functional.residuals import (
     SIGMA_MIN,
     fit_temperature,
-    gaussian_nll,
     rank_correlation,
 )
+from yolo_uncert.functional.scoring import nll
+
+
+def mean_nll(residual, sigma):
+    return nll(residual, sigma).mean()
 
 
 @pytest.fixture
@@ -25,24 +29,24 @@ def sample():
 
 def test_nll_is_that_of_scipy(sample):
     residual, sigma = sample
-    assert gaussian_nll(residual, sigma) == pytest.approx(-norm.logpdf(residual, scale=sigma).mean())
+    assert mean_nll(residual, sigma) == pytest.approx(-norm.logpdf(residual, scale=sigma).mean())
 
 
 def test_nll_by_hand():
     # residual 1, sigma 1: 1/2 + ln(2 pi) / 2; residual 0, sigma e: 1 + ln(2 pi) / 2
-    assert gaussian_nll(np.array([[1.0]]), np.array([[1.0]])) == pytest.approx(0.5 + 0.5 * math.log(2 * math.pi))
-    assert gaussian_nll(np.array([[0.0]]), np.array([[math.e]])) == pytest.approx(1 + 0.5 * math.log(2 * math.pi))
+    assert mean_nll(np.array([[1.0]]), np.array([[1.0]])) == pytest.approx(0.5 + 0.5 * math.log(2 * math.pi))
+    assert mean_nll(np.array([[0.0]]), np.array([[math.e]])) == pytest.approx(1 + 0.5 * math.log(2 * math.pi))
 
 
 def test_sigma_below_the_floor_counts_as_the_floor():
     residual = np.array([[0.5]])
-    assert gaussian_nll(residual, np.array([[0.0]])) == gaussian_nll(residual, np.array([[SIGMA_MIN]]))
+    assert mean_nll(residual, np.array([[0.0]])) == mean_nll(residual, np.array([[SIGMA_MIN]]))
     assert fit_temperature(residual, np.array([[0.0]])) == pytest.approx(0.5 / SIGMA_MIN)
 
 
 def test_temperature_minimises_the_likelihood(sample):
     residual, sigma = sample
-    best = minimize_scalar(lambda t: gaussian_nll(residual, sigma * t), bounds=(0.1, 10), method="bounded")
+    best = minimize_scalar(lambda t: mean_nll(residual, sigma * t), bounds=(0.1, 10), method="bounded")
     temperature = fit_temperature(residual, sigma)
     assert temperature == pytest.approx(best.x, rel=1e-3)
     assert temperature == pytest.approx(2.0, rel=0.1), "the factor that the residuals were drawn with"

@@ -10,8 +10,9 @@ from scipy.stats import norm, qmc
 from uncertainty_toolbox import crps_gaussian, nll_gaussian
 
 from yolo_uncert.functional import scoring
-from yolo_uncert.functional.residuals import SIGMA_MIN, gaussian_nll
+from yolo_uncert.functional.residuals import SIGMA_MIN
 from yolo_uncert.functional.scoring import crps, energy_score, nll
+from yolo_uncert.functional.summary import summarise
 
 SCORES = [nll, crps, energy_score]
 
@@ -27,7 +28,7 @@ def sample():
 def test_nll_is_that_of_scipy_and_of_the_summary(sample):
     residual, sigma = sample
     np.testing.assert_allclose(nll(residual, sigma), -norm.logpdf(residual, scale=sigma))
-    assert nll(residual, sigma).mean() == pytest.approx(gaussian_nll(residual, sigma))
+    assert nll(residual, sigma).mean() == pytest.approx(summarise(residual, sigma).nll)
 
 
 def test_nll_floors_sigma():

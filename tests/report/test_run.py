@@ -37,5 +37,7 @@ def test_a_training_ends_with_a_report(tiny, tmp_path):
 
 
 def test_other_tasks_have_none(tmp_path):
-    report_run(SimpleNamespace(metrics=SimpleNamespace(), training=False, args=SimpleNamespace(plots=True)))
+    args = SimpleNamespace(plots=True)
+    report_run(SimpleNamespace(metrics=SimpleNamespace(), training=False, args=args, save_dir=tmp_path))
     _report(None)
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from ultralytics.utils.patches import torch_load
 
 from yolo_uncert.engine.calibration import ATTRIBUTE
+from yolo_uncert.files import replacing
 from yolo_uncert.run_options import CalibrationOptions
 
 SUFFIX = "-calibrated"
@@ -62,15 +62,9 @@ def store_calibration(source: str | Path, target: str | Path, calibration: Mappi
 
 def _replace(checkpoint: dict[str, Any], source: Path, target: Path) -> None:
     """Save beside the target, then rename: readers see the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with replacing(target) as part:
+        with part.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        shutil.copymode(source, name)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        shutil.copymode(source, part)

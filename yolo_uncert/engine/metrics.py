@@ -112,17 +112,33 @@ class _SigmaMetrics(DetMetrics):
         self.pdq_classes: dict[int, PdqSums] | None = None
         self.scores = score_results(None, None)
         self.further: list[Any] = []
+        self._by_class: dict[bool, dict[int, SigmaSummary]] = {}
 
     def process(self, save_dir: Path = Path("."), plot: bool = False, on_plot: Any = None) -> dict[str, np.ndarray]:
         """Compute the stock metrics, the records and their summaries."""
         stats: dict[str, np.ndarray] = super().process(save_dir, plot, on_plot)
         self.matches, self.scored = records_of(stats)
+        self._by_class = {}
         self.pdq_classes = pdq_of(stats)
         self.pdq = sum(self.pdq_classes.values(), PdqSums()) if self.pdq_classes else None
         self.sigma = summarise_matches(self.matches) if "" in self.prefixes else None
         self.angle_sigma = summarise_matches(self.matches, angle=True) if "angle_" in self.prefixes else None
         self.scores = score_results(self.scored, self.pdq)
         return stats
+
+    def class_summaries(self, *, angle: bool = False) -> dict[int, SigmaSummary]:
+        """Return the summary of each class that was matched, computed when it is first asked for.
+
+        Args:
+            angle: Of the angle in rad rather than of the box coordinates in pixels.
+        """
+        if angle not in self._by_class and self.matches is not None:
+            matches = self.matches
+            self._by_class[angle] = {
+                int(cls): summarise_matches(matches.take(matches.cls == cls), angle=angle)
+                for cls in np.unique(matches.cls)
+            }
+        return self._by_class.get(angle, {})
 
     @property
     def results_dict(self) -> dict[str, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from yolo_uncert.engine.metrics import AP_COLUMNS, summarise_matches
+from yolo_uncert.engine.metrics import AP_COLUMNS
+from yolo_uncert.files import plain, replacing
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.functional.pdq import PdqSums
 from yolo_uncert.functional.records import Matches
@@ -59,14 +59,13 @@ def summaries(metrics: Any, *, classes: bool = True) -> dict[str, SigmaSummary]:
         metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
         classes: Every class by itself as well.
     """
-    matches, names = metrics.matches, titles(metrics.names)
+    names = titles(metrics.names)
     found = {}
     for prefix in metrics.prefixes:
         ending, angle = (ANGLE, True) if prefix else ("", False)
-        whole = metrics.angle_sigma if angle else metrics.sigma
-        found["all" + ending] = whole
-        for cls in np.unique(matches.cls) if classes and len(names) > 1 else ():
-            found[names[cls] + ending] = summarise_matches(matches.take(matches.cls == cls), angle=angle)
+        found["all" + ending] = metrics.angle_sigma if angle else metrics.sigma
+        if classes and len(names) > 1:
+            found |= {names[cls] + ending: summary for cls, summary in metrics.class_summaries(angle=angle).items()}
     return found
 
 
@@ -136,13 +135,12 @@ def as_dict(metrics: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         metrics: UncertDetMetrics or UncertOBBMetrics after a validation.
         settings: What it was measured with.
     """
-    results = {name: _plain(value) for name, value in metrics.results_dict.items()}
-    sigma = {name: {k: _plain(v) for k, v in asdict(s).items()} for name, s in summaries(metrics).items()}
+    sigma = {name: asdict(summary) for name, summary in summaries(metrics).items()}
     by_table = {
-        t.caption: {row[0]: dict(zip(t.header[1:], map(_plain, row[1:]), strict=True)) for row in t.rows}
+        t.caption: {row[0]: dict(zip(t.header[1:], row[1:], strict=True)) for row in t.rows}
         for t in (_ap_table(metrics, True), _score_table(metrics, True), *metrics.further)
     }
-    return {"results": results, "sigma": sigma, **by_table, "settings": dict(settings)}
+    return {**plain({"results": metrics.results_dict, "sigma": sigma, **by_table}), "settings": dict(settings)}
 
 
 def write_results(metrics: Any, settings: Mapping[str, Any], folder: Path) -> None:
@@ -155,15 +153,13 @@ def write_results(metrics: Any, settings: Mapping[str, Any], folder: Path) -> No
     """
     rows = [{"class": name, **asdict(s)} for name, s in summaries(metrics).items()]
     for file in (folder / "uncertainty.json", folder / "uncertainty.csv"):
-        part = file.with_name(file.name + ".part")
-        with part.open("w", encoding="utf-8", newline="") as stream:
+        with replacing(file) as part, part.open("w", encoding="utf-8", newline="") as stream:
             if file.suffix == ".json":
                 json.dump(as_dict(metrics, settings), stream, indent=1, default=str)
             else:
                 writer = csv.DictWriter(stream, ["class", *SigmaSummary.__dataclass_fields__])
                 writer.writeheader()
                 writer.writerows(rows)
-        os.replace(part, file)
 
 
 def _ap_table(metrics: Any, classes: bool) -> Table:
@@ -196,8 +192,3 @@ def _score_table(metrics: Any, classes: bool) -> Table:
         quality = (sums.pdq, sums.spatial_quality, sums.label_quality) if further else ()
         rows.append((names[cls], len(conf), *gaps, *quality))
     return Table("Scores", ("Class", "Detections", "D-ECE", "LaECE0", *further), rows)
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

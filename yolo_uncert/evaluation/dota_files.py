@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from yolo_uncert.evaluation.dota_boxes import DotaDetections, DotaTruth, class_name
+from yolo_uncert.files import replacing
 
 _PREFIX = "Task1_"
 _HEADERS = ("imagesource:", "gsd:")
@@ -130,6 +131,6 @@ def _write(target: Path, detections: DotaDetections, chosen: np.ndarray) -> Path
     numbers = np.column_stack((detections.scores[chosen], detections.polygons[chosen].reshape(-1, 8))).tolist()
     names = detections.images[chosen].tolist()
     lines = [f"{name} {' '.join(f'{x:.9g}' for x in row)}\n" for name, row in zip(names, numbers, strict=True)]
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text("".join(lines), encoding="utf-8")
-    return temporary.replace(target)
+    with replacing(target) as part:
+        part.write_text("".join(lines), encoding="utf-8")
+    return target

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from scipy.stats import spearmanr
 
 SIGMA_MIN = 1e-3
 """Smallest standard deviation (pixels or rad) that enters a likelihood: below it one box would outweigh all others."""
-
-
-def gaussian_nll(residual: np.ndarray, sigma: np.ndarray) -> float:
-    """Return the mean Gaussian negative log-likelihood, the constant ln(2 pi) / 2 included.
-
-    Args:
-        residual: Array[N, C] truth minus prediction.
-        sigma: Array[N, C] standard deviations in the same unit, floored at SIGMA_MIN.
-    """
-    sigma = np.maximum(sigma, SIGMA_MIN)
-    return float(np.mean(0.5 * (residual / sigma) ** 2 + np.log(sigma))) + 0.5 * math.log(2 * math.pi)
 
 
 def fit_temperature(residual: np.ndarray, sigma: np.ndarray) -> float:

@@ -47,8 +47,6 @@ def checked(residual: Floats, sigma: Floats) -> tuple[Floats, Floats]:
 def nll(residual: Floats, sigma: Floats) -> Floats:
     """Return the Gaussian negative log-likelihood of every coordinate, the constant ln(2 pi) / 2 included.
 
-    Its mean is that of ``residuals.gaussian_nll``.
-
     Args:
         residual: Array[N, C] truth minus prediction.
         sigma: Array[N, C] standard deviations in the same unit, floored at SIGMA_MIN.

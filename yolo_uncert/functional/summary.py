@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_uncert.functional.reliability import calibration_error, coverage
-from yolo_uncert.functional.residuals import fit_temperature, gaussian_nll, rank_correlation
-from yolo_uncert.functional.scoring import checked, energy_score
+from yolo_uncert.functional.residuals import fit_temperature, rank_correlation
+from yolo_uncert.functional.scoring import checked, energy_score, nll
 from yolo_uncert.functional.sparsification import ause
 
 Array = npt.NDArray[np.floating]
@@ -89,10 +89,10 @@ def summarise(residual: Array, sigma: Array, size: Array | None = None) -> Sigma
     return SigmaSummary(
         n=len(residual),
         spearman=rank_correlation(sigma, error),
-        nll=gaussian_nll(residual, sigma),
+        nll=float(nll(residual, sigma).mean()),
         temperature=temperature,
-        nll_calibrated=gaussian_nll(residual, sigma * temperature),
-        nll_constant=gaussian_nll(residual, constant),
+        nll_calibrated=float(nll(residual, sigma * temperature).mean()),
+        nll_constant=float(nll(residual, constant).mean()),
         energy=float(energy_score(residual, sigma, ENERGY_SAMPLES).mean()),
         **{name: float(share) for name, share in zip(COVERAGE_LEVELS, covered, strict=True)},
         calibration_error=float(calibration_error(residual, sigma).mean()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import ultralytics
 from PIL import Image
 
 from yolo_uncert import __version__
+from yolo_uncert.files import replacing
 
 Table: TypeAlias = tuple[str, Sequence[object], Sequence[Sequence[object]]]
 """Caption, header and rows."""
@@ -112,7 +112,10 @@ def write_report(
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n<nav>{links}</nav>\n{body}</body>\n</html>\n"
     )
-    return _write(Path(folder) / REPORT, page)
+    file = Path(folder) / REPORT
+    with replacing(file) as part:
+        part.write_text(page, encoding="utf-8")
+    return file
 
 
 def versions() -> dict[str, str]:
@@ -125,18 +128,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
     }
-
-
-def _write(file: Path, text: str) -> Path:
-    """Write a file that is whole at every moment."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
-    return file
 
 
 def _table(table: Table) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.evaluation import DotaDetections, corners, write_dota
+from yolo_uncert.files import replacing
 from yolo_uncert.output import JsonLinesWriter, rows_of
 from yolo_uncert.scenes.geojson import feature_collection, write_json
 from yolo_uncert.scenes.raster import Georeference
@@ -94,13 +92,15 @@ class SceneResult:
             except OptionError as error:
                 LOGGER.warning(str(error))
         target = folder / f"{self.name}.jsonl"
-        _replace(target, self._write_rows)
+        with replacing(target) as part:
+            self._write_rows(part)
         names = [self.names[key] for key in sorted(self.names)]
         return [*written, target, *write_dota(folder / "dota", self._dota(), names)]
 
     def _save_geojson(self, folder: Path, crs: str, suffix: str) -> Path:
         content, target = self.geojson(crs), folder / f"{self.name}{suffix}.geojson"
-        _replace(target, lambda path: write_json(path, content))
+        with replacing(target) as part:
+            write_json(part, content)
         return target
 
     def _write_rows(self, path: Path) -> None:
@@ -117,11 +117,3 @@ class SceneResult:
         data: Any = self.boxes.data
         classes = np.array([self.names[int(index)] for index in data[:, -1]], str)
         return DotaDetections(np.full(len(self), self.name), classes, data[:, -2], self.polygons)
-
-
-def _replace(target: Path, write: Callable[[Path], None]) -> None:
-    """Let a file be written beside its place and move it there when it is complete."""
-    with TemporaryDirectory(prefix=".", dir=target.parent) as folder:
-        part = Path(folder) / target.name
-        write(part)
-        os.replace(part, target)
