@@ -26,12 +26,12 @@ def moments(logits: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
         The means, Tensor[...] in grid units within [0, R-1], and the variances, Tensor[...] in grid units^2 within
         [0, (R-1)^2 / 4].
     """
-    prob = _probabilities(logits, dim).movedim(dim, -1)
-    mean = _expectation(prob)
-    return mean, _second_moment(prob, mean)
+    prob = _probabilities(logits, dim)
+    mean = _expectation(prob, dim)
+    return mean, second_moment(prob, mean, dim)
 
 
-def peak(logits: Tensor, window: int = 1) -> Tensor:
+def peak(logits: Tensor, window: int = 1, dim: int = -1) -> Tensor:
     """Mean over the bins next to the most probable one, the local peak of a boundary with several candidates.
 
     ``sum p_i i / sum p_i`` over the bins within ``window`` of the argmax (the lower bin of a tie). A distribution on
@@ -40,6 +40,7 @@ def peak(logits: Tensor, window: int = 1) -> Tensor:
     Args:
         logits: Tensor[..., R] over the bins 0 ... R-1.
         window: bins on either side of the argmax that take part, at least 0.
+        dim: where the bins are if not last.
 
     Returns:
         Tensor[...], side distances in grid units within [0, R-1].
@@ -49,12 +50,12 @@ def peak(logits: Tensor, window: int = 1) -> Tensor:
     """
     if window < 0:
         raise ValueError(f"window must be at least 0, got {window}")
-    top = logits.argmax(-1, keepdim=True)
-    bins = torch.arange(logits.shape[-1], device=logits.device)
-    return _expectation(_probabilities(logits.masked_fill((bins - top).abs() > window, -math.inf)))
+    top = logits.argmax(dim, keepdim=True)
+    far = (_bins(logits, dim) - top).abs() > window
+    return _expectation(_probabilities(logits.masked_fill(far, -math.inf), dim), dim)
 
 
-def variance_about(logits: Tensor, centre: Tensor) -> Tensor:
+def variance_about(logits: Tensor, centre: Tensor, dim: int = -1) -> Tensor:
     """Second moment of each side distance about a given point: ``sum p_i (i - centre)^2``.
 
     The mean as centre gives the variance; any other centre adds its squared distance from the mean, so that a side
@@ -63,11 +64,26 @@ def variance_about(logits: Tensor, centre: Tensor) -> Tensor:
     Args:
         logits: Tensor[..., R] over the bins 0 ... R-1.
         centre: Tensor[...], decoded side distances in grid units.
+        dim: where the bins are if not last.
 
     Returns:
         Tensor[...], grid units^2, at least 0.
     """
-    return _second_moment(_probabilities(logits), centre)
+    return second_moment(_probabilities(logits, dim), centre, dim)
+
+
+def second_moment(prob: Tensor, centre: Tensor, dim: int = -1) -> Tensor:
+    """Second moment of each side distance about a given point, from probabilities: ``sum p_i (i - centre)^2``.
+
+    Args:
+        prob: Tensor[..., R], sums of 1 over the bins.
+        centre: Tensor[...], side distances in grid units.
+        dim: where the bins are if not last.
+
+    Returns:
+        Tensor[...], grid units^2, at least 0.
+    """
+    return (prob * (_bins(prob, dim) - centre.unsqueeze(dim)) ** 2).sum(dim)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -113,11 +129,13 @@ def _probabilities(logits: Tensor, dim: int = -1) -> Tensor:
     return logits.softmax(dim, dtype=_dtype(logits))
 
 
-# Products and sums instead of a matrix product below: autocast would run the latter in half precision.
-def _expectation(prob: Tensor) -> Tensor:
-    return (prob * torch.arange(prob.shape[-1], dtype=prob.dtype, device=prob.device)).sum(-1)
+def _bins(x: Tensor, dim: int) -> Tensor:
+    """Return 0 ... R-1 along the dimension of the bins."""
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    return torch.arange(x.shape[dim], dtype=x.dtype, device=x.device).view(shape)
 
 
-def _second_moment(prob: Tensor, centre: Tensor) -> Tensor:
-    offset = torch.arange(prob.shape[-1], dtype=prob.dtype, device=prob.device) - centre.unsqueeze(-1)
-    return (prob * offset**2).sum(-1)
+# Products and sums, here and in second_moment: autocast would run a matrix product in half precision.
+def _expectation(prob: Tensor, dim: int) -> Tensor:
+    return (prob * _bins(prob, dim)).sum(dim)

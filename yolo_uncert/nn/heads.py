@@ -12,7 +12,7 @@ from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
 from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec
-from yolo_uncert.nn.branches.dfl import PeakDFL
+from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
 from yolo_uncert.schema import Schema
 
 
@@ -66,9 +66,8 @@ class _Branches(Detect):
                     if getattr(self, "one2one_cv2", None) is not None:
                         # fuse() of the stock head drops X or one2one_X by this prefix.
                         setattr(self, f"one2one_cv_{branch.name}", copy.deepcopy(modules))
-        for branch in self.branches:
-            if branch.name == "dfl" and branch.options.decode == "peak":
-                self.dfl = PeakDFL(self.reg_max, branch.options.window)
+                if isinstance(branch, DFLBranch):
+                    self.dfl = branch.decoder(self.dfl)
 
     @property
     def one2many(self) -> dict[str, Any]:
@@ -106,8 +105,11 @@ class _Branches(Detect):
 
     def _inference(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
-        y = super()._inference(x)
-        decoded = Decoded(y[:, :4], self.anchors, self.strides)
+        distances, side_var = x["boxes"], None
+        if isinstance(self.dfl, MomentsDFL):
+            distances, side_var = self.dfl.moments(x["boxes"])
+        y = super()._inference({**x, "boxes": distances})
+        decoded = Decoded(y[:, :4], self.anchors, self.strides, side_var)
         return self.schema.insert(y, [b.decode(x, decoded) for b in self.branches if b.field])
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:

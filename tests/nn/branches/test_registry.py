@@ -44,7 +44,7 @@ def test_modules_give_raw_predictions_and_these_the_channels_of_the_schema(name,
         raw[name] = branch.forward(modules, seen)
         assert raw[name].shape[::2] == (2, 20)
     if branch.field:
-        decoded = Decoded(torch.rand(2, 4, 20), torch.rand(2, 20), torch.full((1, 20), 8.0))
+        decoded = Decoded(torch.rand(2, 4, 20), torch.rand(2, 20), torch.full((1, 20), 8.0), torch.rand(2, 4, 20))
         field = branch.decode(raw, decoded)
         assert field.shape == (2, FIELDS[name][task], 20)
         assert field.isfinite().all()

@@ -53,11 +53,14 @@ class Decoded:
         boxes: Tensor[B, 4, A] in pixels.
         anchors: Tensor[2, A] in grid units.
         strides: Tensor[1, A] pixels per grid unit.
+        side_var: Tensor[B, 4, A] variance of l, t, r, b in grid units^2 by the side distributions; None unless the head
+            has the dfl branch.
     """
 
     boxes: torch.Tensor
     anchors: torch.Tensor
     strides: torch.Tensor
+    side_var: torch.Tensor | None = None
 
 
 class Branch:
