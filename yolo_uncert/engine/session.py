@@ -81,7 +81,8 @@ class Session:
         now = time.perf_counter()
         streams = isinstance(dataset, Streams)
         self.captured = list(dataset.captured) if streams else [now] * len(paths)
-        self._open = deque(zip(paths if streams else [""] * len(paths), self.captured, strict=True))
+        names = paths if streams and dataset.bs > 1 else [""] * len(paths)
+        self._open = deque(zip(names, self.captured, strict=True))
         self._first = now if math.isnan(self._first) else self._first
 
     def done(self, result: Any) -> None:
@@ -98,7 +99,7 @@ class Session:
         self.boxes += len(result)
 
     def text(self, name: str) -> str:
-        """Return rate and latency of a stream (or of all else, ``""``), or nothing before its second frame."""
+        """Return rate and latency of one of several streams (of all else, ``""``), or nothing before its second frame."""
         meter = self._meters.get(name)
         if meter is None or math.isnan(meter.fps):
             return ""

@@ -29,6 +29,7 @@ class _Branches(Detect):
     branches: list[Branch]
     schema: Schema
     epoch: int | None = None
+    dfl: Any
 
     @classmethod
     def from_stock(cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> Any:

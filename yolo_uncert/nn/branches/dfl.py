@@ -11,7 +11,7 @@ from yolo_uncert.nn.branches.base import Branch, Decoded, HeadSpec
 
 
 class MomentsDFL(DFL):
-    """Decode the side distributions to distances, bit for bit as the stock layer does, and variances from one softmax."""
+    """Decode the side distributions to distances, bit for bit as the stock layer does, and variances: one softmax."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Decode logits Tensor[B, 4 * reg_max, A] to distances Tensor[B, 4, A] in grid units; distances stay."""
