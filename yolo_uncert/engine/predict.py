@@ -17,7 +17,6 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, ops
 from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
-from yolo_uncert.engine.layout import fast_layout, runs_in_torch
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
@@ -105,10 +104,9 @@ class _UncertPredictor(DetectionPredictor):
             self._sum_up()
 
     def preprocess(self, im: Any) -> torch.Tensor:
-        """Prepare a batch, the first thing that is done to it, in the layout that the model runs best on."""
+        """Prepare a batch, the first thing that is done to it."""
         self.session.begin(self.dataset, self.batch[0])
-        images = super().preprocess(im)
-        return fast_layout(images) if runs_in_torch(self.model) else images
+        return super().preprocess(im)
 
     def run_callbacks(self, event: str) -> None:
         """Run callbacks; trackers find the streams of the batch in their places."""

@@ -16,7 +16,6 @@ from ultralytics.utils.metrics import box_iou
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
-from yolo_uncert.engine.layout import fast_layout, runs_in_torch
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
 from yolo_uncert.engine.options import put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
@@ -52,20 +51,12 @@ class _UncertValidator(DetectionValidator):
         """Learn the model's extra channels before the first batch."""
         super().init_metrics(model)
         self.schema = schema_of(model, self.args.task)
-        self._runs_in_torch = runs_in_torch(model)
         check_rules(self.schema, self.args, end2end=self.end2end)
         warm_up(self.args.suppress_backend)
         self.calibration = applicable(calibration_of(model), self.schema, self.args, end2end=self.end2end)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
         if self.args.pdq and (self.coordinates != 4 or not self.metrics.prefixes):
             raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
-
-    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Prepare a batch, in the layout that the model runs best on."""
-        batch = super().preprocess(batch)
-        if self._runs_in_torch:
-            batch["img"] = fast_layout(batch["img"])
-        return batch
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Return per image ``bboxes``, ``conf``, ``cls`` and ``std`` (no columns without an uncertainty branch)."""
