@@ -25,7 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("output",),
     ("report",),
     ("model",),
-    ("compare", "demo", "help", "scenes"),
+    ("compare", "demo", "dota", "help", "scenes"),
     ("cli",),
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -118,6 +118,39 @@ class CalibrationOptions:
             raise OptionError("either out or inplace=True: both say where to write")
 
 
+@dataclass(frozen=True)
+class PrepareOptions:
+    """Options of the mode ``prepare`` alone."""
+
+    tile: int = option(1024, "Side of a tile in pixels.", low=1)
+    overlap: int = option(200, "Pixels that tiles share at least.", low=0)
+    scales: float | list[float] = option(1.0, "Factors by which scenes are resized before they are cut: 0.5,1.0,1.5.")
+    area: float = option(
+        0.7, "Least part of an object's area that a tile must show for it to be labelled there.", low=0.0, high=1.0
+    )
+    difficult: str = option(
+        "keep", "Train on objects that are flagged as difficult, or leave their labels out.", choices=("keep", "drop")
+    )
+    background: float = option(1.0, "Share of the training tiles without labels that is kept.", low=0.0, high=1.0)
+    names: str | list[str] | None = option(
+        None, "Class names, or a data yaml that has them; unset: those of DOTA v1.0, v1.5 or v2.0, else those in use."
+    )
+    format: str = option("jpg", "Files of the tiles.", choices=("jpg", "png"))
+
+    def __post_init__(self) -> None:
+        """Refuse tiles that do not advance, and scales that are none."""
+        if self.overlap >= self.tile:
+            raise OptionError(f"overlap must be less than tile ({self.tile}), not {self.overlap}")
+        scales = self.scale_list
+        if not scales or not all(0 < scale <= 16 for scale in scales) or len(set(scales)) < len(scales):
+            raise OptionError(f"scales must be different numbers above 0 and up to 16, not {self.scales}")
+
+    @property
+    def scale_list(self) -> list[float]:
+        """The scales, also where a single one was given."""
+        return list(map(float, self.scales if isinstance(self.scales, list) else [self.scales]))
+
+
 def run_option_names() -> tuple[str, ...]:
     """Return the names of the run options that Ultralytics does not know."""
     return tuple(f.name for f in fields(RunOptions))

@@ -72,7 +72,7 @@ def read_dota(folder: str | Path) -> DotaDetections:
 
 
 def read_dota_labels(folder: str | Path) -> DotaTruth:
-    """Read the label files of a folder, ``labelTxt/<image>.txt``.
+    """Read the label files of a folder, ``labelTxt/<image>.txt``, or a single one.
 
     A line holds ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult``, the last entry optional and 0; lines that begin with
     ``imagesource:`` or ``gsd:`` are skipped.
@@ -95,6 +95,8 @@ def read_dota_labels(folder: str | Path) -> DotaTruth:
 
 
 def _files(folder: str | Path, pattern: str) -> list[Path]:
+    if Path(folder).is_file():
+        return [Path(folder)]
     files = sorted(Path(folder).glob(pattern))
     if not files:
         raise FileNotFoundError(f"{folder} has no {pattern}")
