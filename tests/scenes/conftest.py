@@ -11,10 +11,10 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.run_options import RunOptions
-from yolo_uncert.scenes.detect import scan
 from yolo_uncert.scenes.finder import settle
 from yolo_uncert.scenes.pixels import choose_look
 from yolo_uncert.scenes.raster import ImageRaster, pick_bands
+from yolo_uncert.scenes.scan import scan
 from yolo_uncert.scenes.tiles import tile_rows
 from yolo_uncert.schema import Schema
 
@@ -76,11 +76,11 @@ def rectangles():
 def look_at():
     """Scan an image or raster with a finder."""
 
-    def run(finder, image, tile, overlap, batch=2, bands=None, name="scene"):
+    def run(finder, image, tile, overlap, batch=2, bands=None, name="scene", progress=None):
         raster = ImageRaster(image) if isinstance(image, np.ndarray) else image
         look = choose_look(raster, pick_bands(raster.count, bands))
         rows = tile_rows(raster.width, raster.height, tile, overlap)
-        return scan(finder, raster, look, rows, batch=batch, name=name)
+        return scan(finder, raster, look, rows, batch=batch, name=name, progress=progress)
 
     return run
 

@@ -12,6 +12,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import read_dota
 from yolo_uncert.output import JsonLinesWriter
 from yolo_uncert.scenes import geojson as geojson_module
+from yolo_uncert.scenes import geopackage as geopackage_module
 from yolo_uncert.scenes.geo import lengths, metres_per_degree, metres_per_pixel, to_lonlat, to_map
 from yolo_uncert.scenes.raster import Georeference, open_raster
 
@@ -173,7 +174,13 @@ def test_without_georeference_there_are_pixels_and_a_word_about_it(scene, caplog
     assert content["coordinates"].startswith("pixels")
     assert rings(content)[..., 0].max() == 170
     assert not any(name.endswith("_m") for name in content["features"][0]["properties"])
-    assert (tmp_path / "out" / "nowhere-pixels.geojson") in result.save(tmp_path / "out")
+    assert [file.name for file in result.save(tmp_path / "out")][:5] == [
+        "nowhere-pixels.geojson",
+        "nowhere-pixels.qml",
+        "nowhere-pixels-sigma.geojson",
+        "nowhere-pixels-sigma.qml",
+        "nowhere.jsonl",
+    ]
 
 
 def test_names_of_reference_systems(scene):
@@ -189,20 +196,26 @@ def test_files(scene, tmp_path):
     files = [file.relative_to(tmp_path).as_posix() for file in result.save(tmp_path / "out")]
     assert files == [
         "out/utm.geojson",
+        "out/utm.qml",
+        "out/utm-sigma.geojson",
+        "out/utm-sigma.qml",
         "out/utm-epsg32633.geojson",
+        "out/utm-epsg32633.qml",
+        "out/utm.gpkg",
         "out/utm.jsonl",
         "out/dota/Task1_dim.txt",
         "out/dota/Task1_bright.txt",
     ]
     assert json.loads((tmp_path / files[0]).read_text()) == result.geojson()
-    lines = [json.loads(line) for line in (tmp_path / files[2]).read_text().splitlines()]
+    assert json.loads((tmp_path / files[2]).read_text()) == result.geojson(layer="sigma")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "utm.jsonl").read_text().splitlines()]
     assert [line["x"] for line in lines] == pytest.approx(result.boxes.data[:, 0].tolist())
     found = read_dota(tmp_path / "out" / "dota")
     assert found.images.tolist() == ["utm"] * 3
     assert np.sort(found.polygons.reshape(-1)) == pytest.approx(np.sort(result.polygons.reshape(-1)))
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        ["dota", "utm-epsg32633.geojson", "utm.geojson", "utm.jsonl"]
-    )
+    assert {path.as_posix() for path in tmp_path.glob("out/*")} == {
+        (tmp_path / file.replace("/Task1", " ").split()[0]).as_posix() for file in files
+    }
 
 
 def fails_at_third_feature(monkeypatch):
@@ -227,18 +240,32 @@ def fails_after_the_first_row(monkeypatch):
     monkeypatch.setattr(JsonLinesWriter, "write", fail)
 
 
-@pytest.mark.parametrize(("fail", "index"), [(fails_at_third_feature, 0), (fails_after_the_first_row, 2)])
-def test_a_failure_in_the_middle_leaves_the_old_file_or_none(scene, tmp_path, monkeypatch, fail, index):
+def fails_at_the_styles(monkeypatch):
+    def fail(styles):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(geopackage_module, "_style_columns", fail)
+
+
+@pytest.mark.parametrize(
+    ("fail", "name"),
+    [
+        (fails_at_third_feature, "utm.geojson"),
+        (fails_after_the_first_row, "utm.jsonl"),
+        (fails_at_the_styles, "utm.gpkg"),
+    ],
+)
+def test_a_failure_in_the_middle_leaves_the_old_file_or_none(scene, tmp_path, monkeypatch, fail, name):
     result = scene("utm")
-    files = result.save(tmp_path / "out")
-    files[index].write_text("old")
+    result.save(tmp_path / "out")
+    (tmp_path / "out" / name).write_text("old")
     fail(monkeypatch)
     with pytest.raises(OSError, match="no space left"):
         result.save(tmp_path / "out")
-    assert files[index].read_text() == "old"
+    assert (tmp_path / "out" / name).read_text() == "old"
     monkeypatch.undo()
     fail(monkeypatch)
     with pytest.raises(OSError, match="no space left"):
         result.save(tmp_path / "new")
-    assert not (tmp_path / "new" / files[index].name).exists()
+    assert not (tmp_path / "new" / name).exists()
     assert not list(tmp_path.rglob(".*")), "nothing half written lies about"

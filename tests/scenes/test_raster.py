@@ -112,6 +112,9 @@ def test_all_nodata(write_tif):
     path = write_tif(np.zeros((1, 20, 30), np.uint16), nodata=0)
     with open_raster(path) as raster, pytest.raises(SceneError, match="no valid pixel"):
         shown(raster)
+    path = write_tif(np.full((1, 20, 30), np.nan, np.float32))
+    with open_raster(path) as raster, pytest.raises(SceneError, match="no valid pixel"):
+        shown(raster)
 
 
 def test_files_that_are_no_rasters(tmp_path):
@@ -131,6 +134,46 @@ def test_a_truncated_file_says_where_it_ends(write_tif):
         shown(raster, tile=Tile(0, 300, 100, 400))
 
 
+def smooth(height=600, width=500):
+    return cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8), (9, 9), 3)
+
+
+@pytest.mark.parametrize("with_rasterio", [True, False])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "webp", "tif"])
+def test_a_truncated_image_does_not_come_back_as_grey(tmp_path, monkeypatch, suffix, with_rasterio):
+    if not with_rasterio:
+        monkeypatch.setitem(sys.modules, "rasterio", None)
+    file = tmp_path / f"scene.{suffix}"
+    cv2.imwrite(str(file), smooth())
+    with open_raster(file) as raster:
+        assert shown(raster, tile=Tile(0, 0, 500, 600)).shape == (600, 500, 3)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+    with (
+        pytest.raises(SceneError, match=rf"scene\.{suffix} is (no (raster|image) that .*, or )?damaged"),
+        open_raster(file) as raster,
+    ):
+        shown(raster, tile=Tile(0, 0, 500, 600))
+
+
+def test_a_truncated_tiff_of_jpeg_tiles(write_tif):
+    profile = {"compress": "JPEG", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    path = write_tif(smooth(600, 600).transpose(2, 0, 1), **profile)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with open_raster(path) as raster, pytest.raises(SceneError, match="damaged or cut off at"):
+        shown(raster, tile=Tile(300, 300, 600, 600))
+
+
+def test_a_png_with_another_byte_in_the_middle(tmp_path):
+    pytest.importorskip("rasterio")
+    file = tmp_path / "scene.png"
+    cv2.imwrite(str(file), smooth())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(SceneError, match="damaged or cut off: broken PNG file"), open_raster(file):
+        pass
+
+
 def test_a_raster_without_bands(tmp_path):
     pytest.importorskip("rasterio")
     file = tmp_path / "none.vrt"
@@ -141,10 +184,19 @@ def test_a_raster_without_bands(tmp_path):
         GdalRaster(SimpleNamespace(count=0, subdatasets=["NETCDF:a.nc:x"]), "a.nc")
 
 
-def test_complex_pixels(write_tif):
-    path = write_tif(np.zeros((1, 20, 30), np.complex64))
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128, "complex_int16"])
+def test_complex_pixels(write_tif, dtype):
+    kind = {"dtype": dtype} if isinstance(dtype, str) else {}
+    path = write_tif(np.zeros((1, 20, 30), np.complex64 if kind else dtype), **kind)
     with pytest.raises(SceneError, match="complex pixels"), open_raster(path):
         pass
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint64, np.float64])
+def test_rare_types_of_pixels(write_tif, dtype):
+    values = np.linspace(0, 100, 600).round().reshape(1, 20, 30).astype(dtype)
+    with open_raster(write_tif(values)) as raster:
+        assert (shown(raster, stretch=(0, 100))[..., 0] == np.rint(values[0] / 100.0 * 255)).all()
 
 
 def test_a_colour_table(write_tif):

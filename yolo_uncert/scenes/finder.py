@@ -28,6 +28,9 @@ Image = npt.NDArray[np.uint8]
 PER_IMAGE = ("save", "save_txt", "save_crop", "save_frames", "show", "rows", "stream", "visualize", "embed", "augment")
 """Options of predict that tell what to do with each image."""
 
+BLANK = 64
+"""Side of the image that a model is set up with where there is no tile to look at."""
+
 
 class Finder(Protocol):
     """Finds candidates in tiles and suppresses those of several tiles.
@@ -127,7 +130,7 @@ class ModelFinder:
 
     def settle(self, candidates: Candidates) -> Detections:
         """Suppress the candidates of a scene, derive and calibrate their standard deviations."""
-        predictor: Any = self._model.predictor
+        predictor = self._predictor
         found = settle(candidates, predictor.schema, predictor.args, end2end=self._end2end)
         found.fields = apply_calibration(found.fields, self._calibration)
         return found
@@ -135,8 +138,7 @@ class ModelFinder:
     @property
     def agnostic(self) -> bool:
         """Whether boxes of different classes suppress each other."""
-        predictor: Any = self._model.predictor
-        return bool(predictor.args.agnostic_nms)
+        return bool(self._predictor.args.agnostic_nms)
 
     @property
     def conformal(self) -> Conformal | None:
@@ -144,13 +146,19 @@ class ModelFinder:
         return self._calibration.conformal if self._calibration else None
 
     @property
+    def _predictor(self) -> Any:
+        """What the first tile sets up; a run that goes on may have no tile left."""
+        if self._model.predictor is None:
+            self.find([np.zeros((BLANK, BLANK, 3), np.uint8)])
+        return self._model.predictor
+
+    @property
     def _end2end(self) -> bool:
-        predictor: Any = self._model.predictor
-        return bool(getattr(predictor.model, "end2end", False))
+        return bool(getattr(self._predictor.model, "end2end", False))
 
     @property
     def _calibration(self) -> Calibration | None:
-        predictor: Any = self._model.predictor
+        predictor = self._predictor
         return applicable(predictor.calibration, predictor.schema, predictor.args, end2end=self._end2end)
 
 

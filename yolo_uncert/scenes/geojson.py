@@ -1,4 +1,4 @@
-"""Detections as GeoJSON: polygons with class, score and standard deviations in pixels and metres."""
+"""Layers as GeoJSON: RFC 7946 in longitude and latitude, or the scene's own reference system."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
-from yolo_uncert.scenes.geo import lengths, metres_per_pixel, to_lonlat, to_map
-from yolo_uncert.scenes.merge import CUT
+from yolo_uncert.scenes.geo import to_lonlat, to_map
+from yolo_uncert.scenes.layers import Layer
 from yolo_uncert.scenes.raster import Georeference
 
 Floats = npt.NDArray[np.float64]
 
 PIXELS = "pixels: x to the right, y down, (0, 0) is the corner of the first pixel; the scene has no georeference"
 
-AXIS = {"x1": 0, "x2": 0, "y1": 1, "y2": 1, "w": 0, "h": 1}
-"""Direction in which each coordinate of a box is measured: along the box's first axis or its second one."""
+DEGREE_DIGITS = 9
+"""Digits behind the point of a degree: a tenth of a millimetre."""
 
 
-def feature_collection(
-    boxes: UncertBoxes | UncertOBB, names: dict[int, str], polygons: Floats, geo: Georeference | None, crs: str
-) -> dict[str, Any]:
-    """Return a FeatureCollection with one polygon per box; see `SceneResult.geojson`.
+def feature_collection(layer: Layer, geo: Georeference | None, crs: str) -> dict[str, Any]:
+    """Return a FeatureCollection with one polygon per row; see `SceneResult.geojson`.
 
     Args:
-        boxes: Boxes in pixels, as arrays.
-        names: Class names.
-        polygons: Their corners, ``Array[N, 4, 2]`` in pixels.
+        layer: Polygons in pixels.
         geo: Where the scene lies, if it says so.
         crs: ``wgs84`` or ``scene``.
 
@@ -41,19 +36,14 @@ def feature_collection(
     if crs not in ("wgs84", "scene"):
         raise OptionError(f"crs is {crs!r}. Allowed: wgs84, scene")
     head: dict[str, Any] = {"type": "FeatureCollection"}
-    places, digits = polygons, 3
     if geo is None:
         head["coordinates"] = PIXELS
-    elif crs == "wgs84":
-        places, digits = to_lonlat(to_map(polygons, geo), geo.crs), 9
-    else:
+    elif crs == "scene":
         head["crs"] = {"type": "name", "properties": {"name": _urn(geo.crs)}}
-        places, digits = to_map(polygons, geo), 9 if _degrees(geo.crs) else 4
-    rows = _properties(boxes, names, polygons, geo)
-    rings = np.round(_counterclockwise(places), digits).tolist()
+    names = list(layer.columns)
     features = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": row}
-        for ring, row in zip(rings, rows, strict=True)
+        {"type": "Feature", "geometry": geometry, "properties": dict(zip(names, row, strict=True))}
+        for geometry, row in zip(_geometries(layer, geo, crs), zip(*layer.columns.values(), strict=True), strict=True)
     ]
     return {**head, "features": features}
 
@@ -70,52 +60,66 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write("\n]}\n")
 
 
-def _properties(
-    boxes: UncertBoxes | UncertOBB, names: dict[int, str], polygons: Floats, geo: Georeference | None
-) -> list[dict[str, Any]]:
-    """Return the attributes of each box; null stands for what is not known."""
-    data: Any = boxes.data
-    count = len(data)
-    columns: dict[str, Any] = {
-        "class": data[:, -1].astype(int).tolist(),
-        "name": [names[int(index)] for index in data[:, -1]],
-        "score": np.round(data[:, -2].astype(np.float64), 5).tolist(),
-        "cut": (np.asarray(boxes.fields.get(CUT, np.zeros(count))) > 0).tolist(),
-    }
-    if boxes.std is not None:
-        oriented = isinstance(boxes, UncertOBB)
-        angle = data[:, 4].astype(np.float64) if oriented else np.zeros(count)
-        matrices = None if geo is None else metres_per_pixel(polygons.mean(1), geo)
-        sides: Any = boxes.side_std
-        columns["std_px"] = _plain(sides.mean(1))
-        along = None if matrices is None else lengths(matrices, angle)
-        if along is not None:
-            columns["std_m"] = _plain((sides * along[:, [0, 1, 0, 1]]).mean(1))
-        level = None if matrices is None else lengths(matrices, np.zeros(count))
-        std: Any = boxes.std
-        for index, coordinate in enumerate(boxes.coordinates):
-            if coordinate == "angle":
-                columns["std_angle_rad"] = _plain(std[:, index])
-                continue
-            columns[f"std_{coordinate}_px"] = _plain(std[:, index])
-            scale = along if coordinate in AXIS else level  # the centre of an oriented box has the image's axes
-            if scale is not None:
-                axis = AXIS.get(coordinate, int(coordinate == "y"))
-                columns[f"std_{coordinate}_m"] = _plain(std[:, index] * scale[:, axis])
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+def rings_on_map(layer: Layer, geo: Georeference | None) -> list[list[Floats]]:
+    """Return the closed rings of each polygon, the outer one first: ``Array[5, 2]`` in the scene's reference system.
+
+    Where x points to the right and y up outer rings turn to the left and holes to the right, as RFC 7946 wants them.
+
+    Args:
+        layer: Polygons in pixels.
+        geo: Where the scene lies; None leaves pixels.
+    """
+    drawn = [points for points in (layer.outer, layer.inner) if points is not None]
+    placed = drawn if geo is None else [to_map(points, geo) for points in drawn]
+    outer, holes = _closed(placed[0]), [_closed(points)[:, ::-1] for points in placed[1:]]
+    return [[ring, *(hole[row] for hole in holes if not np.isnan(hole[row]).any())] for row, ring in enumerate(outer)]
 
 
-def _plain(values: Any) -> list[float | None]:
-    """Return numbers with five digits behind the point, None where they are not finite."""
-    return [round(value, 5) if np.isfinite(value) else None for value in np.asarray(values, np.float64).tolist()]
-
-
-def _counterclockwise(polygons: Floats) -> Floats:
-    """Return closed rings that turn as RFC 7946 wants them, ``Array[N, 5, 2]``."""
-    step = np.roll(polygons, -1, axis=1)
-    area = (polygons[..., 0] * step[..., 1] - step[..., 0] * polygons[..., 1]).sum(1)
+def _closed(polygons: Floats) -> Floats:
+    """Return closed rings ``Array[N, 5, 2]`` that turn to the left."""
+    local = polygons - polygons[:, :1]  # far from the origin the products of coordinates would cancel
+    step = np.roll(local, -1, axis=1)
+    area = (local[..., 0] * step[..., 1] - step[..., 0] * local[..., 1]).sum(1)
     turned = np.where((area < 0)[:, None, None], polygons[:, ::-1], polygons)
     return np.concatenate((turned, turned[:, :1]), axis=1)
+
+
+def _geometries(layer: Layer, geo: Georeference | None, crs: str) -> list[dict[str, Any]]:
+    """Return the geometry of each row, to a thousandth of a pixel or a tenth of a millimetre."""
+    rows = rings_on_map(layer, geo)
+    if geo is None:
+        return [_polygon(rings, 3) for rings in rows]
+    if crs == "scene":
+        return [_polygon(rings, DEGREE_DIGITS if _degrees(geo.crs) else 4) for rings in rows]
+    flat = np.array([ring for rings in rows for ring in rings]).reshape(-1, 5, 2)
+    moved = iter(to_lonlat(flat, geo.crs))
+    return [_geographic([next(moved) for _ in rings]) for rings in rows]
+
+
+def _polygon(rings: list[Floats], digits: int) -> dict[str, Any]:
+    return {"type": "Polygon", "coordinates": [np.round(ring, digits).tolist() for ring in rings]}
+
+
+def _geographic(rings: list[Floats]) -> dict[str, Any]:
+    """Return a polygon in longitude and latitude, cut where it crosses the 180th meridian (RFC 7946, 3.1.9)."""
+    longitudes = rings[0][:, 0]
+    if np.abs(longitudes).max() <= 180 and np.ptp(longitudes) <= 180:
+        return _polygon(rings, DEGREE_DIGITS)
+    import antimeridian
+    from shapely import Polygon, get_parts
+
+    for ring in rings:  # a scene in degrees may count on beyond 180
+        ring[:, 0] = np.where(np.abs(ring[:, 0]) > 180, (ring[:, 0] + 180) % 360 - 180, ring[:, 0])
+    # The winding is known, and along a side of a box great circles and straight lines are the same.
+    fixed = antimeridian.fix_polygon(Polygon(rings[0], rings[1:]), fix_winding=False, great_circle=False)
+    parts = [
+        _polygon([np.array(ring.coords) for ring in (part.exterior, *part.interiors)], DEGREE_DIGITS)
+        for part in get_parts(fixed).tolist()
+        if np.ptp(np.array(part.exterior.coords), axis=0).min() > 2 * 10**-DEGREE_DIGITS  # touches the meridian only
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    return {"type": "MultiPolygon", "coordinates": [part["coordinates"] for part in parts]}
 
 
 def _urn(crs: str) -> str:
@@ -124,7 +128,7 @@ def _urn(crs: str) -> str:
 
     code = CRS.from_user_input(crs).to_epsg()
     if code is None:
-        raise OptionError("the scene's reference system has no EPSG code: only the file in WGS 84 can be written")
+        raise OptionError("the scene's reference system has no EPSG code: GeoJSON can be written in WGS 84 only")
     # EPSG:4326 has the latitude first, CRS84 is the same with the longitude first, which is what is written.
     return "urn:ogc:def:crs:OGC:1.3:CRS84" if code == 4326 else f"urn:ogc:def:crs:EPSG::{code}"
 

@@ -36,12 +36,25 @@ class Merger:
         size: Width and height of the scene.
         settle: Suppresses candidates; those of different ``cls`` do not act on each other.
         agnostic: Boxes of different classes act on each other.
+        waiting: Candidates of earlier tiles, as `waiting` gave them.
     """
 
-    def __init__(self, size: tuple[int, int], settle: Settle, *, agnostic: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        settle: Settle,
+        *,
+        agnostic: Callable[[], bool],
+        waiting: Candidates | None = None,
+    ) -> None:
         self.size = size
         self._settle, self._agnostic = settle, agnostic
-        self._pending: list[Candidates] = []
+        self._pending: list[Candidates] = [] if waiting is None else [waiting]
+
+    @property
+    def waiting(self) -> Candidates | None:
+        """Candidates that are not settled, in pixels of the scene; None if there has been none."""
+        return join(self._pending) if self._pending else None
 
     def add(self, found: Candidates, tile: Tile, others: Sequence[Tile]) -> None:
         """Take the candidates of a tile.
@@ -79,9 +92,9 @@ class Merger:
         Returns:
             Detections in pixels of the scene, ``index`` unused, ``fields`` with ``cut``; None if there is nothing.
         """
-        if not self._pending:
+        pending = self.waiting
+        if pending is None:
             return None
-        pending = join(self._pending)
         around = extents(pending.boxes)
         # What overlaps outside the scene still does when it is moved to its border.
         group = groups(np.clip(around, 0, np.tile(self.size, 2)))

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
@@ -167,6 +169,8 @@ def open_raster(source: str | Path | npt.NDArray[Any]) -> Iterator[Raster]:
         except RasterioError as error:
             raise SceneError(f"{name} is no raster that can be read, or damaged: {error}") from error
         with dataset:
+            if dataset.driver == "PNG" and Path(name).is_file():
+                _check_end(name)
             yield _checked(GdalRaster(dataset, name), name)
 
 
@@ -212,4 +216,23 @@ def _read_whole(name: str) -> npt.NDArray[Any]:
         raise SceneError(f"{name} cannot be read as a whole; pip install 'yolo-uncert[geo]': {error}") from error
     if image is None:
         raise SceneError(f"{name} is no image that OpenCV reads, or damaged; pip install 'yolo-uncert[geo]' reads more")
+    _check_end(name)
     return image
+
+
+def _check_end(name: str) -> None:
+    """Refuse a PNG or JPEG whose end is missing: GDAL fills the one with noise, OpenCV the other with grey.
+
+    Raises:
+        SceneError: It is cut off or damaged.
+    """
+    with Path(name).open("rb") as file:
+        start = file.read(2)
+        file.seek(0)
+        try:
+            if start == b"\x89P":
+                PngImageFile(file).verify()
+            elif start == b"\xff\xd8":
+                JpegImageFile(file).load()
+        except (OSError, SyntaxError) as error:
+            raise SceneError(f"{name} is damaged or cut off: {error}") from error

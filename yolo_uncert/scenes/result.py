@@ -13,11 +13,19 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
-from yolo_uncert.evaluation import DotaDetections, corners, write_dota
+from yolo_uncert.evaluation import DotaDetections, write_dota
 from yolo_uncert.files import replacing
 from yolo_uncert.output import JsonLinesWriter, rows_of
 from yolo_uncert.scenes.geojson import feature_collection, write_json
+from yolo_uncert.scenes.geopackage import write_geopackage
+from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
 from yolo_uncert.scenes.raster import Georeference
+from yolo_uncert.scenes.style import style_of
+
+
+def name_of(path: str) -> str:
+    """Return the name of a scene as one word, for files: without folder, suffix and spaces."""
+    return "_".join(Path(path).stem.split()) or "scene"
 
 
 @dataclass(frozen=True)
@@ -47,35 +55,46 @@ class SceneResult:
     @property
     def name(self) -> str:
         """Name of the scene as one word, for files: without folder, suffix and spaces."""
-        return "_".join(Path(self.path).stem.split()) or "scene"
+        return name_of(self.path)
 
     @property
     def polygons(self) -> npt.NDArray[np.float64]:
         """Corners in pixels, ``Array[N, 4, 2]`` in order along the boundary; (0, 0) is the first pixel's corner."""
-        data: Any = self.boxes.data
-        if isinstance(self.boxes, UncertOBB):
-            return corners(data[:, :5])
-        return np.asarray(data[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], np.float64)
+        return outlines(self.boxes)
 
-    def geojson(self, crs: str = "wgs84") -> dict[str, Any]:
-        """Return the detections as a GeoJSON FeatureCollection.
+    @property
+    def layers(self) -> list[Layer]:
+        """The boxes and, if the model predicts standard deviations, the bands around their sides."""
+        found = [box_layer(self.boxes, self.names, self.geo), sigma_layer(self.boxes, self.names, self.geo)]
+        return [layer for layer in found if layer is not None]
+
+    def geojson(self, crs: str = "wgs84", layer: str = "boxes") -> dict[str, Any]:
+        """Return a layer as a GeoJSON FeatureCollection.
 
         Args:
             crs: ``wgs84``, longitude and latitude as RFC 7946 wants it; ``scene``, the scene's own reference system,
                 named in a ``crs`` member as GeoJSON had it before (GDAL, QGIS and geopandas read it). A scene without
                 georeference gives pixels with either, and says so in a member ``coordinates``.
+            layer: ``boxes``, or ``sigma``: for each box the band between its sides moved inwards and outwards by two
+                standard deviations.
 
         Raises:
-            OptionError: ``crs`` is neither, or the scene's system has no EPSG code to name it by.
+            OptionError: ``crs`` or ``layer`` is none of these, the model predicts no standard deviations, or the
+                scene's system has no EPSG code to name it by.
         """
-        return feature_collection(self.boxes, self.names, self.polygons, self.geo, crs)
+        found = {entry.name: entry for entry in self.layers}
+        if layer not in found:
+            raise OptionError(f"layer is {layer!r}. This result has: {', '.join(found)}")
+        return feature_collection(found[layer], self.geo, crs)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write all files; each appears under its name when it is complete, in place of one that was there.
 
-        ``NAME.geojson`` in longitude and latitude and, where the scene's system is another one with an EPSG code,
-        ``NAME-epsg32633.geojson``; without georeference ``NAME-pixels.geojson``. ``NAME.jsonl`` with one row per box,
-        and the folder ``dota`` with a ``Task1_<class>.txt`` for each class, both in pixels.
+        ``NAME.geojson`` and ``NAME-sigma.geojson`` in longitude and latitude and, where the scene's system is another
+        one with an EPSG code, ``NAME-epsg32633.geojson``; ``NAME.gpkg`` with both layers in the scene's system. Without
+        georeference ``NAME-pixels.geojson`` and ``NAME-pixels-sigma.geojson``. Beside each GeoJSON a ``.qml``, its
+        style in QGIS. ``NAME.jsonl`` with one row per box, and the folder ``dota`` with a ``Task1_<class>.txt`` for
+        each class, both in pixels.
 
         Args:
             folder: Where to; made if there is none.
@@ -85,23 +104,47 @@ class SceneResult:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        written = [self._save_geojson(folder, "wgs84", "" if self.geo else "-pixels")]
+        layers = self.layers
+        styles = {layer.name: style_of(layer) for layer in layers}
+        written = []
+        for layer in layers:
+            suffix = ("" if self.geo else "-pixels") + ("-sigma" if layer.name == "sigma" else "")
+            written += self._save_geojson(folder, layer, "wgs84", suffix, styles[layer.name])
         if self.geo and self.geo.crs != "EPSG:4326":
+            suffix = "-" + self.geo.crs.lower().replace(":", "")
             try:
-                written.append(self._save_geojson(folder, "scene", "-" + self.geo.crs.lower().replace(":", "")))
+                written += self._save_geojson(folder, layers[0], "scene", suffix, styles["boxes"])
             except OptionError as error:
                 LOGGER.warning(str(error))
+        if self.geo:
+            written += self._save_geopackage(folder, layers, self.geo, styles)
         target = folder / f"{self.name}.jsonl"
         with replacing(target) as part:
             self._write_rows(part)
         names = [self.names[key] for key in sorted(self.names)]
         return [*written, target, *write_dota(folder / "dota", self._dota(), names)]
 
-    def _save_geojson(self, folder: Path, crs: str, suffix: str) -> Path:
-        content, target = self.geojson(crs), folder / f"{self.name}{suffix}.geojson"
+    def _save_geojson(self, folder: Path, layer: Layer, crs: str, suffix: str, style: str) -> list[Path]:
+        content = feature_collection(layer, self.geo, crs)
+        # A part of the name may look like a suffix: scene.v2.tif
+        target, look = (folder / f"{self.name}{suffix}{kind}" for kind in (".geojson", ".qml"))
         with replacing(target) as part:
             write_json(part, content)
-        return target
+        with replacing(look) as part:
+            part.write_text(style, encoding="utf-8")
+        return [target, look]
+
+    def _save_geopackage(
+        self, folder: Path, layers: list[Layer], geo: Georeference, styles: dict[str, str]
+    ) -> list[Path]:
+        target = folder / f"{self.name}.gpkg"
+        try:
+            with replacing(target) as part:
+                write_geopackage(part, layers, geo, styles)
+        except ImportError as error:
+            LOGGER.warning(f"no GeoPackage is written: {error}; pip install 'yolo-uncert[geo]'")
+            return []
+        return [target]
 
     def _write_rows(self, path: Path) -> None:
         """Write one row per box, as of an image: the columns of ``rows`` in predict."""
