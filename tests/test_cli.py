@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from yolo_uncert import __version__, cli
-from yolo_uncert.cli import FAILURE, USAGE_ERROR, main, parse
+from yolo_uncert.cli import FAILURE, INTERRUPTED, USAGE_ERROR, main, parse
 from yolo_uncert.config import OptionError
 from yolo_uncert.help import MODES, mode_help, overview
 
@@ -20,10 +21,20 @@ def calls(monkeypatch):
     return seen
 
 
+class Notes(list):
+    """What was called, and what a prediction returns."""
+
+    results = ("a result",)
+
+
+def closable(results):
+    yield from results
+
+
 @pytest.fixture
 def model(monkeypatch):
-    """Stand-in for the facade that notes how it is used."""
-    seen = []
+    """Stand-in for the facade that notes how it is used, and predicts what is in ``model.results``."""
+    seen = Notes()
 
     class Model:
         def __init__(self, model, task=None):
@@ -32,7 +43,7 @@ def model(monkeypatch):
         def __getattr__(self, mode):
             def run(**options):
                 seen.append((mode, options))
-                return (result for result in ()) if mode in ("predict", "track") else "exported.onnx"
+                return closable(seen.results) if mode in ("predict", "track") else "exported.onnx"
 
             return run
 
@@ -84,6 +95,16 @@ def test_arguments(line, expected):
 def test_wrong_arguments(line, message):
     with pytest.raises(OptionError, match=message):
         parse(line.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("best.pt", "model"), ("a.onnx", "model"), ("b.yaml", "data"), ("c.jpg", "source")]
+)
+def test_file_without_a_key_is_told_its_key(tmp_path, monkeypatch, name, key):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    with pytest.raises(OptionError, match=rf"neither a mode nor key=value \(did you mean '{key}={name}'\?\)"):
+        parse(["predict", name])
 
 
 def test_settings_file_comes_before_the_command_line(tmp_path):
@@ -186,6 +207,16 @@ def test_failures_exit_with_1_and_one_line(calls, monkeypatch, caplog, error):
     assert message.endswith(f"{type(error).__name__}: no"), "Ultralytics may have put its mark in front"
 
 
+def test_error_without_a_message_tells_its_place(calls, monkeypatch, caplog):
+    def fail(options):
+        raise AssertionError
+
+    monkeypatch.setitem(cli.COMMANDS, "val", fail)
+    assert main(["val"]) == FAILURE
+    assert "AssertionError: " in caplog.text
+    assert "test_cli.py, line" in caplog.text
+
+
 def test_unreadable_data_set_is_a_failure_without_a_traceback(tmp_path, caplog):
     (tmp_path / "data.yaml").write_text("train: missing\nval: missing\nnames: {0: a}\n")
     words = [f"data={tmp_path / 'data.yaml'}", f"project={tmp_path}", "device=cpu"]
@@ -198,8 +229,30 @@ def test_interruption_is_no_traceback(calls, monkeypatch, caplog):
         raise KeyboardInterrupt
 
     monkeypatch.setitem(cli.COMMANDS, "val", stop)
-    assert main(["val"]) == FAILURE
+    assert main(["val"]) == INTERRUPTED == 130
     assert "interrupted" in caplog.text
+
+
+def test_request_to_terminate_closes_the_results_like_ctrl_c(model, caplog):
+    before, closed = signal.getsignal(signal.SIGTERM), []
+
+    def results():
+        try:
+            yield 1
+            signal.raise_signal(signal.SIGTERM)
+            yield 2
+        finally:
+            closed.append(True)
+
+    model.results = results()
+    assert main(["predict", "model=a.pt", "source=0"]) == INTERRUPTED
+    assert (closed, signal.getsignal(signal.SIGTERM)) == ([True], before)
+
+
+def test_source_of_which_nothing_can_be_read_is_a_failure(model, caplog):
+    model.results = iter(())
+    assert main(["predict", "model=a.pt", "source=0"]) == FAILURE
+    assert "nothing of the source could be read" in caplog.text
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
@@ -253,5 +306,5 @@ def test_an_interrupt_inside_a_kernel_is_an_interrupt(monkeypatch, caplog, cause
         with pytest.raises(SystemError):
             cli.main(["info", "model=a.pt"])
     else:
-        assert cli.main(["info", "model=a.pt"]) == 1
+        assert cli.main(["info", "model=a.pt"]) == INTERRUPTED
         assert "interrupted" in "\n".join(caplog.messages)

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.cli import parse
 from yolo_uncert.config import OptionError, describe
 from yolo_uncert.help import MODES, WIDTH, mode_help, overview
+from yolo_uncert.model import YOLO
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
 
@@ -32,15 +34,16 @@ def test_help_lists_each_option_that_the_mode_heeds(name):
     for option in MODES[name].ours:
         assert shown[option] == f"{option}={asdict(RunOptions())[option]}"
     assert set(MODES[name].own) <= shown.keys()
-    assert {"model"} | ({"imgsz", "device"} if name != "info" else set()) <= shown.keys()
+    expected = {"info": {"model"}, "prepare": {"source", "out"}}
+    assert expected.get(name, {"model", "imgsz", "device"}) <= shown.keys()
 
 
 @pytest.mark.parametrize(
     ("name", "stock"),
     [
         ("train", {"epochs", "lr0", "val", "plots", "resume", "pretrained"}),
-        ("val", {"data", "batch", "iou", "save_json", "split"}),
-        ("predict", {"source", "conf", "save_txt", "line_width"}),
+        ("val", {"data", "batch", "iou", "save_json", "split", "visualize", "cache", "classes"}),
+        ("predict", {"source", "conf", "save_txt", "line_width", "channels_last", "cfg"}),
         ("track", {"source", "tracker"}),
         ("export", {"format", "opset", "dynamic"}),
         ("demo", {"epochs", "data"}),
@@ -53,8 +56,40 @@ def test_help_lists_ultralytics_options_with_their_defaults(name, stock):
     assert stock <= shown.keys()
     assert "mode" not in shown
     for option, head in shown.items():
-        if DEFAULT_CFG_DICT.get(option) is not None and option not in asdict(RunOptions()):
-            assert head == f"{option}={DEFAULT_CFG_DICT[option]}"
+        default = MODES[name].defaults.get(option, DEFAULT_CFG_DICT.get(option))
+        if default is not None and option not in {*asdict(RunOptions()), *MODES[name].own}:
+            assert head == f"{option}={default}"
+
+
+class StoppedError(Exception):
+    """Ends a run once its settings are known."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "event", "options"),
+    [
+        ("predict", "on_predict_start", {"source": np.zeros((64, 64, 3), np.uint8), "save": True}),
+        ("track", "on_predict_start", {"source": np.zeros((64, 64, 3), np.uint8), "save": True}),
+        ("val", "on_val_start", {"workers": 0}),  # the CPU has none anyway
+        ("export", "on_export_start", {}),
+    ],
+)
+def test_defaults_that_are_shown_are_those_that_a_mode_runs_with(tiny, tmp_path, mode, event, options):
+    used = {}
+
+    def stop(engine):
+        used.update(vars(engine.args))
+        raise StoppedError
+
+    model = YOLO("yolov8n-uncert.yaml")
+    model.add_callback(event, stop)
+    given = {**options, "imgsz": 64, "project": str(tmp_path), "device": "cpu"}
+    with pytest.raises(StoppedError):
+        getattr(model, mode)(**given, **({"data": str(tiny.data("detect"))} if mode == "val" else {}))
+    defaults = {k: v.partition("=")[2] for k, v in options_of(mode_help(mode)).items() if "=" in v}
+    shown = {k: v for k, v in defaults.items() if v != "model's" and k in DEFAULT_CFG_DICT and k not in given}
+    assert len(shown) >= 6
+    assert {k: str(used[k]) for k in shown} == shown
 
 
 def test_every_option_of_ours_is_explained_somewhere():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -19,15 +20,17 @@ from yolo_uncert import __version__
 from yolo_uncert.compare import compare
 from yolo_uncert.config import OptionError, suggest
 from yolo_uncert.demo import demo
+from yolo_uncert.dota import prepare_dota
 from yolo_uncert.engine.info import describe_model
 from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes import detect_scene
+from yolo_uncert.streams.signals import sigterm_as_interrupt
 
-USAGE_ERROR, FAILURE = 2, 1
-"""Exit codes: the command was wrong, or what it asked for failed."""
+USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+"""Exit codes: the command was wrong, what it asked for failed, or Ctrl-C or SIGTERM (128 + SIGINT, as in shells)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong usage.
+        Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     word = args[0].lstrip("-") if args else "help"
@@ -59,14 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered must not fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, AssertionError, RuntimeError, OSError, ImportError) as error:
-        LOGGER.error(f"{type(error).__name__}: {error}")
+        LOGGER.error(f"{type(error).__name__}: {str(error) or _place(error)}")
         return FAILURE
     except (KeyboardInterrupt, SystemError) as error:
         # Ctrl-C inside a compiled kernel arrives as a SystemError that the interrupt caused.
         if not isinstance(error.__cause__ or error, KeyboardInterrupt):
             raise
         LOGGER.warning("interrupted; what was written so far is kept")
-        return FAILURE
+        return INTERRUPTED
     return 0
 
 
@@ -90,7 +93,7 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
         elif isinstance(defaults.get(text), bool):
             options[text] = True
         else:
-            raise OptionError(f"{arg!r} is neither a mode nor key=value{suggest(text, [*MODES, *defaults])}")
+            raise OptionError(f"{arg!r} is neither a mode nor key=value{_meant(text, [*MODES, *defaults])}")
     if file := options.pop("cfg", None):
         options = {k: v for k, v in {**YAML.load(check_yaml(file)), **options}.items() if k != "cfg"}
     mode = _mode(options)
@@ -108,6 +111,20 @@ def _mode(options: dict[str, Any]) -> str:
     if mode not in MODES:
         raise OptionError(f"mode is {mode!r}{suggest(mode, MODES)}. One of: {', '.join(MODES)}")
     return "compare" if mode == "val" and "," in str(options.get("model")) else str(mode)
+
+
+def _meant(text: str, known: Sequence[str]) -> str:
+    """Return what a word without ``key=`` may have been meant for, or nothing."""
+    if not Path(text).exists():
+        return suggest(text, known)
+    kind = {".pt": "model", ".onnx": "model", ".torchscript": "model", ".yaml": "data"}
+    return f" (did you mean '{kind.get(Path(text).suffix, 'source')}={text}'?)"
+
+
+def _place(error: BaseException) -> str:
+    """Return where an error without a message came from."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}: {frame.line}"
 
 
 def _key_value(text: str) -> tuple[str, Any]:
@@ -154,9 +171,11 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
     def run(options: dict[str, Any]) -> None:
         if options.get("source") is None:
             raise OptionError("source= is missing: an image, video, folder, stream address or camera number")
-        with closing(getattr(_load(options), mode)(stream=True, **{"save": True, **options})) as results:
-            for _ in results:
-                pass
+        model = _load(options)
+        with sigterm_as_interrupt(), closing(getattr(model, mode)(stream=True, **{"save": True, **options})) as results:
+            frames = sum(1 for _ in results)
+        if not frames:
+            raise OSError("nothing of the source could be read")
 
     return run
 
@@ -164,12 +183,19 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
 def _scene(options: dict[str, Any]) -> None:
     if options.get("source") is None:
         raise OptionError("source= is missing: a GeoTIFF, another raster, or an image")
-    out, source = options.pop("out", None), options.pop("source")
-    result = detect_scene(_load(options), source, **options)
-    folder = Path(out) if out else increment_path(Path("runs") / "scene", mkdir=True)
-    files = result.save(folder)
+    source, folder = options.pop("source"), options.pop("out", None)
+    if not folder:
+        folder = increment_path(Path("runs") / "scene")
+        LOGGER.info(f"a run that is stopped goes on with out={folder}")
+    result = detect_scene(_load(options), source, out=folder, **options)
     empty = f" ({result.empty_tiles} without valid pixels)" if result.empty_tiles else ""
-    LOGGER.info(f"{len(result)} boxes in {result.tiles} tiles{empty}; {len(files)} files in {folder}")
+    LOGGER.info(f"{len(result)} boxes in {result.tiles} tiles{empty}; files in {folder}")
+
+
+def _prepare(options: dict[str, Any]) -> None:
+    if options.get("source") is None:
+        raise OptionError("source= is missing: a folder with the images and labelTxt of train, val and test")
+    print(prepare_dota(options.pop("source"), options.pop("out", None), **options).summary())
 
 
 def _export(options: dict[str, Any]) -> None:
@@ -194,6 +220,7 @@ COMMANDS: dict[str, Callable[[dict[str, Any]], None]] = {
     "predict": _stream("predict"),
     "track": _stream("track"),
     "scene": _scene,
+    "prepare": _prepare,
     "export": _export,
     "compare": _compare,
     "calibrate": _calibrate,

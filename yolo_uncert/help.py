@@ -11,7 +11,7 @@ from ultralytics.utils import DEFAULT_CFG_PATH
 from yolo_uncert.config import OptionError, describe, suggest
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.paths import list_assets
-from yolo_uncert.run_options import CalibrationOptions, RunOptions
+from yolo_uncert.run_options import CalibrationOptions, PrepareOptions, RunOptions
 from yolo_uncert.tracking.options import TrackerOptions
 
 WIDTH = 100
@@ -28,6 +28,7 @@ class Mode:
         stock: Further options of Ultralytics that it heeds.
         ours: Names of our run options that it heeds.
         own: Options that only this mode has, with their meaning.
+        defaults: Defaults of Ultralytics' options that in this mode differ from those of its ``default.yaml``.
     """
 
     doc: str
@@ -36,6 +37,7 @@ class Mode:
     stock: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
 
 _SIGMA = (
@@ -58,22 +60,31 @@ _APPLIED = (*_SIGMA, "calibrated")
 _WRITTEN = (*_APPLIED, "rows", "interval_level", "reconnect", "overlay")
 _TRAIN = ("Train", "Val", "Hyperparameters")
 _RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "verbose", "compile")
-_PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms")
+_PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms", "channels_last")
+_DATA = ("data", "workers", "cache", "rect", "single_cls", "fraction", "classes")
+_VAL = (*_RUN, *_DATA, "augment", "agnostic_nms", "channels_last")
+
+_OF_MODEL = "model's"
+_TRAINED = {"task": _OF_MODEL, "imgsz": _OF_MODEL}
+_PREDICTED = {**_TRAINED, "batch": "1", "conf": "0.25"}
+_VALIDATED = {**_TRAINED, "data": _OF_MODEL, "single_cls": _OF_MODEL, "rect": "True"}
 
 MODES: dict[str, Mode] = {
     "train": Mode(
         "Train a model on your data.",
         "yolo-uncert train model=yolo11n-uncert.yaml data=bccd.yaml epochs=50 imgsz=320",
         _TRAIN,
-        (),
+        ("classes",),
         ("retrofit", "data_root", *_SIGMA),
+        defaults={"task": _OF_MODEL},
     ),
     "val": Mode(
         "Measure detection and uncertainty on a data set.",
         "yolo-uncert val model=best.pt data=bccd.yaml",
         ("Val", "Visualize"),
-        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
+        (*_VAL, "visualize"),
         ("data_root", "pdq", *_APPLIED),
+        defaults=_VALIDATED,
     ),
     "predict": Mode(
         "Detect in images, videos, folders and streams.",
@@ -81,6 +92,7 @@ MODES: dict[str, Mode] = {
         ("Predict", "Visualize"),
         _PREDICT,
         _WRITTEN,
+        defaults=_PREDICTED,
     ),
     "track": Mode(
         "Detect and follow objects in a video.",
@@ -88,9 +100,10 @@ MODES: dict[str, Mode] = {
         ("Predict", "Visualize", "Tracker"),
         _PREDICT,
         _WRITTEN,
+        defaults={**_PREDICTED, "conf": "0.1"},
     ),
     "scene": Mode(
-        "Detect in a scene too large for one image (GeoTIFF, ...), by tiles; write GeoJSON, DOTA txt and JSON lines.",
+        "Detect in a scene too large for one image (GeoTIFF, ...), by tiles; write GeoPackage, GeoJSON and DOTA txt.",
         "yolo-uncert scene model=best.pt source=scene.tif tile=1024 overlap=200",
         (),
         (
@@ -116,37 +129,55 @@ MODES: dict[str, Mode] = {
             "stretch": "Percentiles of a band that become black and white if it is not 8-bit (default 2,98).",
             "out": "Folder for the files (default: a new one, runs/scene).",
         },
+        {"task": _OF_MODEL, "conf": "0.25"},
+    ),
+    "prepare": Mode(
+        "Cut a data set in DOTA's format into tiles to train on.",
+        "yolo-uncert prepare source=DOTA out=DOTA-tiles tile=1024 overlap=200 scales=0.5,1.0,1.5",
+        (),
+        own={
+            "source": "Folder with the images and labelTxt of train, val and test.",
+            "out": "Folder for the tiles and their data.yaml (default: that of the source with -tiles behind it).",
+            **{name: f"{doc} (default {default})" for name, default, doc in describe(PrepareOptions)},
+        },
     ),
     "export": Mode(
         "Convert a model to ONNX or TorchScript, uncertainty channels included.",
         "yolo-uncert export model=best.pt format=onnx",
         ("Export",),
-        ("model", "imgsz", "batch", "device", "data", "fraction", "quantize", "nms", "max_det", "verbose"),
+        (
+            *("model", "imgsz", "batch", "device", "data", "split", "fraction", "quantize", "name", "verbose"),
+            *("nms", "conf", "iou", "max_det", "agnostic_nms"),
+        ),
+        defaults={**_TRAINED, "batch": "1", "verbose": "False"},
     ),
     "compare": Mode(
         "Validate models, or several values of an option, side by side with bootstrap intervals.",
         "yolo-uncert compare model=a.pt,b.pt data=bccd.yaml suppress=hard,soft",
         ("Val",),
-        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
+        _VAL,
         ("data_root", *_APPLIED),
         {
             "samples": "Draws of images for the intervals (default 500).",
             "out": "Folder for comparison.json and .csv (default: a new one, runs/compare).",
         },
+        {**_VALIDATED, "plots": "False"},
     ),
     "calibrate": Mode(
         "Correct the standard deviations of a trained model by its errors on a data set.",
         "yolo-uncert calibrate model=best.pt data=bccd.yaml method=conformal level=0.9",
         ("Val",),
-        (*_RUN, "data", "workers", "rect", "single_cls", "fraction", "augment", "agnostic_nms"),
+        _VAL,
         ("data_root", *_SIGMA),
         {name: f"{doc} (default {default})" for name, default, doc in describe(CalibrationOptions)},
+        {**_VALIDATED, "plots": "False"},
     ),
     "info": Mode(
         "Tell what a model file is: classes, branches, training, calibration.",
         "yolo-uncert info model=best.pt",
         (),
         ("model",),
+        defaults={"task": _OF_MODEL},
     ),
     "demo": Mode(
         "Train a small model on generated scenes (or your data) and show what sigma means.",
@@ -171,7 +202,8 @@ def overview() -> str:
         "yolo-uncert help MODE       options of a mode, with defaults and meaning\n"
         "yolo-uncert help branches   the uncertainty: section of a model yaml\n"
         "yolo-uncert help trackers   the uncertainty: section of a tracker yaml\n"
-        "yolo-uncert version\n"
+        "yolo-uncert version\n\n"
+        "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted\n"
     )
 
 
@@ -188,13 +220,13 @@ def mode_help(name: str) -> str:
     mode = MODES[name]
     rows = [row for row in describe(RunOptions) if row[0] in mode.ours]
     rows += [(key, "", doc) for key, doc in mode.own.items()]
+    stock = ["options of Ultralytics:", *_stock_options(mode)] if mode.sections or mode.stock else []
     return "\n".join(
         [
             mode.doc,
             f"\nexample: {mode.example}\n",
             *(["options of yolo-uncert:", *map(_row, rows), ""] if rows else []),
-            "options of Ultralytics:",
-            *_stock_options(mode),
+            *stock,
         ]
     )
 
@@ -228,7 +260,7 @@ def _row(row: tuple[str, str, str]) -> str:
 
 
 def _stock_options(mode: Mode) -> list[str]:
-    """Return Ultralytics' own options with defaults and meaning, from the comments of its ``default.yaml``."""
+    """Return Ultralytics' own options with meaning and default, by its ``default.yaml`` where not by the mode."""
     rows, section = [], ""
     for line in DEFAULT_CFG_PATH.read_text(encoding="utf-8").splitlines():
         if line.startswith("# ") and " ---" in line:
@@ -236,6 +268,6 @@ def _stock_options(mode: Mode) -> list[str]:
         elif ":" in line and not line.startswith("#"):
             setting, _, doc = line.partition(" # ")
             key, _, value = setting.partition(":")
-            if section.startswith(mode.sections) or key in ("task", *mode.stock):
-                rows.append(_row((key.strip(), value.strip(), doc.strip())))
+            if section.startswith(mode.sections) or key in ("task", "cfg", *mode.stock):
+                rows.append(_row((key, mode.defaults.get(key, value.strip()), doc.strip())))
     return rows

@@ -35,12 +35,13 @@ def test_sixteen_bits_become_what_ultralytics_trains_with(tmp_path):
     assert np.array_equal(imread(tmp_path / "a.png"), as_uint8(image))
 
 
-@pytest.mark.parametrize("shape", [(48, 64), (1080, 1920), (1, 1), (5, 200), (480, 20)])
+@pytest.mark.parametrize("shape", [(48, 64), (1080, 1920), (1, 1), (5, 200), (480, 20), (480, 200)])
 def test_text_stays_inside_its_corner(shape):
     image = np.full((*shape, 3), 200, np.uint8)
     draw_text(image, "24.9 fps  latency p50 41 ms  p95 60 ms")
     changed = np.argwhere((image != 200).any(2))
-    assert changed.min(0).tolist() == [0, 0]
+    assert (changed.max(0)[0], changed.min(0)[1]) == (shape[0] - 1, 0)
     if shape[0] > 100 and shape[1] > 100:
-        assert changed.max(0)[0] < shape[0] / 10
+        assert changed.min(0)[0] > shape[0] * 0.9
         assert (image == 255).any(), "the letters"
+        assert changed.max(0)[1] < shape[1] - 1, "the end of the line"

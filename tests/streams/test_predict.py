@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from yolo_uncert import YOLO
-from yolo_uncert.cli import FAILURE, main
+from yolo_uncert.cli import FAILURE, INTERRUPTED, main
 from yolo_uncert.engine.session import Session, Summary
 
 QUIET = {"imgsz": 64, "verbose": False, "device": "cpu", "conf": 0.1}
@@ -222,7 +222,7 @@ def test_only_damaged_files_give_a_summary_and_no_result(run, tmp_path, model):
 def test_overlay_of_a_file_is_a_matter_of_choice(run, clip, tmp_path, overlay, drawn):
     list(run(clip(tmp_path / "a.avi", 5, size=(320, 240), codec="MJPG"), save=True, overlay=overlay, conf=0.99))
     capture = cv2.VideoCapture(str(tmp_path / "run" / "a.avi"))
-    corners = [capture.read()[1][:8, :100].astype(int) for _ in range(5)]
+    corners = [capture.read()[1][-8:, :100].astype(int) for _ in range(5)]
     assert np.ptp(corners[0]) < 10, "the first frame has no rate"
     assert bool(np.ptp(corners[4]) > 100) == drawn
 
@@ -232,7 +232,23 @@ def test_overlay_of_a_stream_is_on_unless_refused(run, tmp_path):
         list(run((np.full((240, 320, 3), 90, np.uint8) for _ in range(4)), save=True, overlay=overlay, conf=0.99))
         capture = cv2.VideoCapture(str(tmp_path / "run" / "frames.avi"))
         last = [capture.read()[1] for _ in range(4)][-1]
-        assert bool(np.ptp(last[:8, :100].astype(int)) > 100) == drawn
+        assert bool(np.ptp(last[-8:, :100].astype(int)) > 100) == drawn
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_overlay_of_cameras(run, camera, tmp_path, count):
+    urls = [camera(size=(320, 240)).url for _ in range(count)]
+    results = run(urls[0] if count == 1 else urls, save=True, conf=0.99)
+    for _, _ in zip(range(10 * count), results, strict=False):
+        pass
+    results.close()
+    videos = sorted((tmp_path / "run").glob("*.avi"))
+    assert len(videos) == count
+    for video in videos:
+        capture, last = cv2.VideoCapture(str(video)), None
+        while (read := capture.read())[0]:
+            last = read[1]
+        assert np.ptp(last[-8:, :100].astype(int)) > 100
 
 
 def test_text_of_the_overlay_and_of_the_summary():
@@ -286,7 +302,7 @@ def test_interrupted_command_leaves_readable_files(tiny, camera, tmp_path, look)
                 break
         text = "".join(lines) + process.stdout.read()
     (video,) = (tmp_path / "p").glob("*.avi")
-    assert process.returncode == FAILURE
+    assert process.returncode == INTERRUPTED
     assert "interrupted; what was written so far is kept" in text
     assert "frames in" in text
     assert "saved in" in text

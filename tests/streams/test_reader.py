@@ -146,6 +146,14 @@ def test_camera_that_is_not_there_is_no_matter_of_patience(tape, read, caplog):
     assert (film.opened, "cam: cannot be opened" in caplog.text) == (1, True)
 
 
+def test_standard_input_that_is_no_video_cannot_be_read_again(tape, read, until, caplog):
+    film = tape()
+    film.refused = 10**6
+    reader = read(film, source="pipe:0")
+    until(lambda: reader.done)
+    assert (film.opened, "cam: is no video" in caplog.text) == (1, True)
+
+
 def test_exception_of_a_decoder_ends_its_stream_with_a_message(tape, read, until, caplog):
     film = tape()
     film.retrieve = lambda: 1 / 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import sys
 import types
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ def image(tmp_path):
         ((0, "rtsp://a/b"), ["camera0", "rtsp_a_b"]),
         ("rtsp://user:secret@10.0.0.1:554/ch.1?key=secret", ["rtsp_10_0_0_1_554_ch_1"]),
         (["http://a/x", "http://a/x", "http://a/x"], ["http_a_x", "http_a_x-2", "http_a_x-3"]),
+        (["rtsp://a/b", "film.mp4", Path("x/y.AVI")], ["rtsp_a_b", "film_mp4", "x_y_AVI"]),
         ("udp://0.0.0.0:1", ["udp_0_0_0_0_1"]),
         ("pipe:0", ["pipe_0"]),
         ("rtsp://server/film.mp4", ["rtsp_server_film_mp4"]),

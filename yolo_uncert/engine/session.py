@@ -99,7 +99,7 @@ class Session:
         self.boxes += len(result)
 
     def text(self, name: str) -> str:
-        """Return rate and latency of one of several streams (of all else, ``""``), or nothing before its second frame."""
+        """Return rate and latency of one of several streams, or of all else (``""``); nothing before two frames."""
         meter = self._meters.get(name)
         if meter is None or math.isnan(meter.fps):
             return ""

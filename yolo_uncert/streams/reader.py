@@ -123,6 +123,7 @@ class Reader:
         self.dropped = self.reconnects = 0
         self.done = False
         self._source, self._rules, self._open = source, rules, opener
+        self._piped = str(source).startswith("pipe:")
         self._news = news or Condition()
         self._queue: deque[Frame] = deque()
         self._stopped = Event()
@@ -208,6 +209,9 @@ class Reader:
         self._tried = True
         for tries in itertools.count():
             if again or tries:  # the very first attempt has nothing to wait for
+                if not again and self._piped:
+                    LOGGER.warning(f"{self.name}: is no video")  # and what was read of it is gone
+                    return None
                 if tries == (0 if again else 1):
                     state = f"lost after {seen} frames" if again else "no connection"
                     LOGGER.warning(f"{self.name}: {state}, trying again {_for(patience)}")
@@ -231,9 +235,8 @@ class Reader:
         """Learn the rate of the stream, and whether it is live and has an end."""
         fps, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if 0 < fps < 1000 else FALLBACK_FPS  # a 90 kHz clock is no rate, and NaN fails both
-        piped = str(self._source).startswith("pipe:")
         # FFmpeg reports a huge negative number where there is no end, V4L2 reports -1.
-        self._ends = piped or (math.isfinite(total) and total > 0)
+        self._ends = self._piped or (math.isfinite(total) and total > 0)
         self.live = not self._ends or str(self._source).startswith(tuple(f"{scheme}://" for scheme in PUSHED))
 
     def _read(self, capture: Any) -> None:

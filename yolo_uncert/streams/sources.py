@@ -49,8 +49,8 @@ def open_source(source: Any, how: Loading) -> Any:
 
     Args:
         source: File, folder, pattern, list of files (a Python list, .txt or .csv); stream address or camera number, a
-            list of them (a Python list or a .streams file); ``screen``; ``-`` for .npy frames and ``pipe:0`` for a
-            video on standard input; an iterator of images; anything else that Ultralytics takes.
+            list of them (a Python list or a .streams file), videos among them; ``screen``; ``-`` for .npy frames and
+            ``pipe:0`` for a video on standard input; an iterator of images; anything else that Ultralytics takes.
         how: How to load it.
 
     Raises:
@@ -58,7 +58,7 @@ def open_source(source: Any, how: Loading) -> Any:
         OSError: There is no screen.
     """
     if isinstance(source, (list, tuple)) and source:
-        if all(map(_is_stream, source)):
+        if any(map(_is_stream, source)) and all(_is_stream(item) or _is_video(item) for item in source):
             return _streams(source, how)
         if all(isinstance(item, Path) or (isinstance(item, str) and "://" not in item) for item in source):
             return Files(source, how.batch, how.stride, how.channels)
@@ -132,3 +132,8 @@ def _is_stream(item: Any) -> bool:
     suffix = urlsplit(text.lower()).path.rpartition(".")[-1] if scheme in ("http", "https") else ""
     web = scheme in ("http", "https") and suffix not in IMG_FORMATS | VID_FORMATS
     return text.isnumeric() or scheme in PUSHED or web
+
+
+def _is_video(item: Any) -> bool:
+    """Return whether an item of a list is the path of a video, by its looks alone."""
+    return isinstance(item, (str, Path)) and Path(item).suffix.lower().lstrip(".") in VID_FORMATS
