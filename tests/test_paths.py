@@ -12,7 +12,7 @@ from yolo_uncert import paths
 from yolo_uncert.paths import find_asset, list_assets, split_scale
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-KINDS = ("models", "data", "trackers")
+KINDS = ("models", "data", "trackers", "weights")
 
 
 @pytest.fixture

@@ -103,12 +103,11 @@ MODES: dict[str, Mode] = {
         defaults={**_PREDICTED, "conf": "0.1"},
     ),
     "scene": Mode(
-        "Detect in a scene too large for one image (GeoTIFF, ...), by tiles; write GeoPackage, GeoJSON and DOTA txt.",
+        "Detect in scenes too large for one image (GeoTIFF, ...), by tiles; write GeoPackage, GeoJSON and DOTA txt.",
         "yolo-uncert scene model=best.pt source=scene.tif tile=1024 overlap=200",
         (),
         (
             "model",
-            "source",
             "device",
             "conf",
             "iou",
@@ -121,6 +120,7 @@ MODES: dict[str, Mode] = {
         ),
         _APPLIED,
         {
+            "source": "A raster or image; or many of them: a folder, a pattern, a .txt file with a name in each line.",
             "tile": "Side of a tile in pixels (default 1024).",
             "overlap": "Pixels that tiles share, no less than the longest object (default 200).",
             "imgsz": "Size at which the model sees a tile (default: that of the tile).",
@@ -128,6 +128,8 @@ MODES: dict[str, Mode] = {
             "bands": "One or three bands, numbered from 1, to show as red, green, blue (default 1,2,3).",
             "stretch": "Percentiles of a band that become black and white if it is not 8-bit (default 2,98).",
             "out": "Folder for the files (default: a new one, runs/scene).",
+            "resume": "Go on with what a run that was stopped has left in out; False starts over (default True).",
+            "dota": "Write DOTA's Task1_<class>.txt, one set for all scenes (default True).",
         },
         {"task": _OF_MODEL, "conf": "0.25"},
     ),
@@ -180,7 +182,7 @@ MODES: dict[str, Mode] = {
         defaults={"task": _OF_MODEL},
     ),
     "demo": Mode(
-        "Train a small model on generated scenes (or your data) and show what sigma means.",
+        "Show a trained model, then train one on generated scenes (or your data): what sigma means.",
         "yolo-uncert demo",
         _TRAIN,
         ours=("retrofit", "data_root", *_SIGMA),

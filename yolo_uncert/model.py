@@ -28,6 +28,7 @@ from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
 from yolo_uncert.output import record
+from yolo_uncert.paths import shipped_weights
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
 from yolo_uncert.tracking.options import resolve_tracker
 
@@ -68,6 +69,8 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
+        if isinstance(kwargs.get("pretrained"), (str, Path)):
+            kwargs["pretrained"] = shipped_weights(kwargs["pretrained"])
         if isinstance(kwargs.get("data"), (list, tuple)):
             # Upstream would start its own command for each of several data sets, which knows none of our models.
             trainer = trainer or self._smart_load("trainer")
@@ -177,6 +180,7 @@ class YOLO(ultralytics.YOLO):
 
     def load(self, weights: str | Path = "yolo26n.pt") -> Any:
         """Load pretrained weights, ``.pt`` or plain tensors (``.npz``, ``.safetensors``); a calibration is dropped."""
+        weights = shipped_weights(weights) if isinstance(weights, (str, Path)) else weights
         if is_tensor_file(weights):
             self._check_is_pytorch_model()
             load_tensors(self.model, weights)
@@ -189,6 +193,10 @@ class YOLO(ultralytics.YOLO):
             # train() has to read the file anew: its model has the classes of the data, this one those of its yaml.
             self.overrides["pretrained"] = str(weights)
         return self
+
+    def _load(self, weights: str, task: str | None = None) -> None:
+        """Load a model file, of the user or by the name of one that ships with the package."""
+        super()._load(shipped_weights(weights), task)
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         """Build from a yaml, ours or stock; names are looked up in the package and in Ultralytics."""

@@ -1,7 +1,8 @@
-"""Find the yaml files that ship with the project by name, from any working directory.
+"""Find the files that ship with the project by name, from any working directory: yamls and trained weights.
 
-A wheel carries ``cfg/`` and ``data/*.yaml`` inside the package (``yolo_uncert/_assets``). An editable install and a
-plain checkout have them at the root of the checkout, beside the package. Exactly one of the two places exists.
+A wheel carries ``cfg/``, ``data/*.yaml`` and ``weights/*.pt`` inside the package (``yolo_uncert/_assets``). An editable
+install and a plain checkout have them at the root of the checkout, beside the package. Exactly one of the two places
+exists.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import re
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["models", "data", "trackers"]
+Kind = Literal["models", "data", "trackers", "weights"]
 
 _PACKAGE = Path(__file__).resolve().parent
 _SCALE = re.compile(r"yolov?\d+([nslmx])(?=[-.]|$)")
-_SUFFIXES = (".yaml", ".yml")
+_SUFFIXES = (".yaml", ".yml", ".pt")
 # Data sets may be unpacked below data/, so that only models are searched in subfolders.
 _PLACES: dict[Kind, tuple[str, str]] = {
     "models": ("cfg/models", "**/*.yaml"),
     "data": ("data", "*.yaml"),
     "trackers": ("cfg/trackers", "*.yaml"),
+    "weights": ("weights", "*.pt"),
 }
 
 
@@ -42,10 +44,11 @@ def split_scale(name: str | Path) -> tuple[str, str]:
 
 
 def list_assets(kind: Kind) -> list[str]:
-    """Names of the shipped yaml files.
+    """Names of the shipped files.
 
     Args:
-        kind: ``models`` for ``cfg/models``, ``data`` for ``data``, ``trackers`` for ``cfg/trackers``.
+        kind: ``models`` for ``cfg/models``, ``data`` for ``data``, ``trackers`` for ``cfg/trackers``, ``weights`` for
+            ``weights``.
 
     Returns:
         Sorted paths relative to the folder of that kind, with ``/`` between folders and with the suffix.
@@ -55,15 +58,15 @@ def list_assets(kind: Kind) -> list[str]:
 
 
 def find_asset(name: str | Path, kind: Kind) -> Path:
-    """Path of a yaml file given by path or by name.
+    """Path of a yaml file, or of trained weights, given by path or by name.
 
     An existing file wins (absolute or relative to the working directory), then the shipped files: by file name, or by
-    any tail of their path such as ``data/hituav.yaml``. The suffix may be left out. A model is found with the scale
-    letter in its name: ``yolo11n-uncert`` is ``yolo11-uncert.yaml``, unless a file has exactly the name given.
+    any tail of their path such as ``data/hituav.yaml``. The suffix of a yaml may be left out. A model is found with the
+    scale letter in its name: ``yolo11n-uncert`` is ``yolo11-uncert.yaml``, unless a file has exactly the name given.
 
     Args:
         name: Name or path, with or without ``.yaml``.
-        kind: ``models``, ``data`` or ``trackers``.
+        kind: ``models``, ``data``, ``trackers`` or ``weights``.
 
     Returns:
         Path of an existing file: as given when it was found that way, otherwise absolute.
@@ -83,7 +86,18 @@ def find_asset(name: str | Path, kind: Kind) -> Path:
     stems = {Path(candidate).stem: candidate for candidate in names}
     close = difflib.get_close_matches(spellings[-1].stem, stems)
     hint = f" Did you mean {' or '.join(stems[stem] for stem in close)}?" if close else ""
-    raise FileNotFoundError(f"no {kind} yaml named '{name}'.{hint} Shipped: {', '.join(names) or 'none'}.")
+    what = kind if kind == "weights" else f"{kind} yaml"
+    raise FileNotFoundError(f"no {what} named '{name}'.{hint} Shipped: {', '.join(names) or 'none'}.")
+
+
+def shipped_weights(name: str | Path) -> str:
+    """File of trained weights that ship with the project, or the name as it is if it is none of theirs.
+
+    Args:
+        name: ``uncert-bccd-n.pt``, or the path of any other model; a file of the user's that is there wins.
+    """
+    known = str(name) in list_assets("weights") and not Path(name).exists()
+    return str(find_asset(name, "weights")) if known else str(name)
 
 
 def _root() -> Path:
