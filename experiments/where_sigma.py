@@ -1,0 +1,140 @@
+"""Where is sigma large? ``python experiments/where_sigma.py MODEL DATA IMGSZ OUT [META.json]``.
+
+Compares the predicted standard deviations of kinds of boxes, at the same class and size: at the border of the image,
+overlapped by another box, faint, blurred and, with META (image name to attributes), by what is known of the image. Each
+kind has two factors: by how much its sigma, and its error, is larger than what class and size let expect. A sigma that
+knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from ultralytics.utils.patches import imread
+
+from yolo_uncert import YOLO
+from yolo_uncert.evaluation.polygons import corners
+from yolo_uncert.files import replacing
+from yolo_uncert.functional.records import Matches
+from yolo_uncert.ops import pairwise_rotated_iou
+from yolo_uncert.report.groups import border_distance, box_size
+from yolo_uncert.report.style import BLUE, GREY, ORANGE, canvas
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+BORDER, OVERLAP, FEWEST = 3.0, 0.05, 30
+"""Pixels to the border; IoU with a neighbour; boxes that a kind needs to be shown."""
+
+
+def oriented(boxes: Floats) -> Floats:
+    """Return boxes, xyxy or xywhr, as ``Array[N, 5]`` xywhr."""
+    if boxes.shape[1] == 5:
+        return boxes
+    low, high = boxes[:, :2], boxes[:, 2:]
+    return np.concatenate(((low + high) / 2, high - low, np.zeros((len(boxes), 1))), axis=1)
+
+
+def neighbours(matches: Matches) -> Floats:
+    """Return the largest IoU of each box with another one of its image, ``Array[N]``."""
+    boxes, most = oriented(matches.boxes), np.zeros(len(matches))
+    for image in np.unique(matches.image):
+        rows = np.flatnonzero(matches.image == image)
+        iou = np.asarray(pairwise_rotated_iou(boxes[rows], boxes[rows]))
+        np.fill_diagonal(iou, 0)
+        most[rows] = iou.max(axis=1)
+    return most
+
+
+def looks(matches: Matches) -> tuple[Floats, Floats]:
+    """Return contrast (standard deviation of grey) and sharpness (of its Laplacian) in each box, ``Array[N]`` each."""
+    hulls = corners(oriented(matches.boxes))
+    contrast, sharpness = np.full((2, len(matches)), np.nan)
+    for image in np.unique(matches.image):
+        grey = cv2.cvtColor(imread(matches.files[image]), cv2.COLOR_BGR2GRAY).astype(np.float64)
+        edges = cv2.Laplacian(grey, cv2.CV_64F)
+        limits = np.array(grey.shape[::-1])
+        for row in np.flatnonzero(matches.image == image):
+            x1, y1 = np.clip(np.floor(hulls[row].min(0)), 0, limits - 1).astype(int)
+            x2, y2 = np.clip(np.ceil(hulls[row].max(0)), (x1 + 1, y1 + 1), limits).astype(int)
+            contrast[row], sharpness[row] = grey[y1:y2, x1:x2].std(), edges[y1:y2, x1:x2].std()
+    return contrast, sharpness
+
+
+def expected(values: Floats, matches: Matches) -> Floats:
+    """Return the mean of values over boxes of the same class and, in up to five groups, size: ``Array[N]``."""
+    size, mean = box_size(matches), np.empty(len(matches))
+    for cls in np.unique(matches.cls):
+        rows = np.flatnonzero(matches.cls == cls)
+        for group in np.array_split(rows[np.argsort(size[rows])], max(1, min(5, len(rows) // FEWEST))):
+            mean[group] = values[group].mean()
+    return mean
+
+
+def kinds(matches: Matches, meta: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Mask]]:
+    """Yield name and rows of each kind of boxes."""
+    at_border, near = border_distance(matches) <= BORDER, neighbours(matches) > OVERLAP
+    yield from (("at the image border", at_border), ("inside", ~at_border))
+    yield from (("overlapped by another box", near & ~at_border), ("alone", ~near & ~at_border))
+    for low, high, values in zip(("faint", "blurred"), ("high contrast", "sharp"), looks(matches), strict=True):
+        lower, upper = np.quantile(values, (1 / 3, 2 / 3))
+        yield from ((f"{low} (lowest third)", values <= lower), (f"{high} (highest third)", values >= upper))
+    about = [meta[Path(file).stem] for file in matches.files] if meta else []
+    for key in about[0] if about else ():
+        found = np.array([str(row[key]) for row in about])[matches.image]
+        if 1 < len(set(found)) <= 6:
+            yield from ((f"{key}: {value}", found == value) for value in sorted(set(found), key=lambda v: (len(v), v)))
+
+
+def rows_of(matches: Matches, meta: dict[str, dict[str, Any]]) -> list[tuple[str, int, float, float, float, float]]:
+    """Return per kind: name, boxes, mean sigma and mean error in pixels, factor of sigma, factor of the error."""
+    sigma = matches.sigma[:, :4].mean(1)
+    error = np.abs(matches.residual[:, :4]).mean(1)
+    spread, miss = sigma / expected(sigma, matches), error / expected(error, matches)
+    return [
+        (name, int(rows.sum()), sigma[rows].mean(), error[rows].mean(), spread[rows].mean(), miss[rows].mean())
+        for name, rows in kinds(matches, meta)
+        if rows.sum() >= FEWEST
+    ]
+
+
+def draw(rows: list[tuple[str, int, float, float, float, float]], file: Path) -> None:
+    """Draw both factors of every kind."""
+    with canvas(file, (8, 0.9 + 0.34 * len(rows))) as figure:
+        axes, place = figure.subplots(), np.arange(len(rows))[::-1]
+        axes.barh(place + 0.2, [row[4] - 1 for row in rows], 0.36, left=1, color=BLUE, label="predicted sigma")
+        axes.barh(place - 0.2, [row[5] - 1 for row in rows], 0.36, left=1, color=ORANGE, label="mean absolute error")
+        axes.axvline(1, color=GREY, linewidth=1)
+        axes.set_yticks(place, [f"{row[0]}  ({row[1]:,})" for row in rows])
+        axes.set_xlabel("factor over what class and size let expect")
+        axes.legend(loc="lower right")
+
+
+def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -> None:
+    """Validate once; print and write the table, and draw it."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"plots": False, "verbose": False, "workers": 0, "project": str(folder), "name": "val", "exist_ok": True}
+    matches = YOLO(model).val(data=data, imgsz=int(imgsz), **options).matches
+    attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
+    rows = rows_of(matches, attributes)
+    head = "| boxes | number | mean sigma, px | mean error, px | factor of sigma | factor of error |"
+    lines = [f"| {n} | {c} | {s:.2f} | {e:.2f} | {fs:.2f} | {fe:.2f} |" for n, c, s, e, fs, fe in rows]
+    text = "\n".join([head, "|---|---|---|---|---|---|", *lines]) + "\n"
+    with replacing(folder / "where-sigma.md") as part:
+        part.write_text(text, encoding="utf-8")
+    draw(rows, folder / "where-sigma.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
