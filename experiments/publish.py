@@ -6,6 +6,7 @@ options of loading, saving and drawing are dropped. The target is written when a
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,9 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("data", "model", "pretrained"):
         if isinstance(kept.get(key), str):
             path = Path(kept[key])
-            kept[key] = f"{path.parent.name}.yaml" if path.stem == "data" else path.name
+            # A packaged data yaml is trained on as a copy with its hash in the name.
+            name = re.sub(r"-[0-9a-f]{12}(?=\.yaml$)", "", path.name)
+            kept[key] = f"{path.parent.name}.yaml" if path.stem == "data" else name
     return kept
 
 
