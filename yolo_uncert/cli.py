@@ -26,7 +26,8 @@ from yolo_uncert.help import MODES, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions
-from yolo_uncert.scenes import detect_scene
+from yolo_uncert.scenes import detect_scene, detect_scenes
+from yolo_uncert.scenes.several import names_several
 from yolo_uncert.streams.signals import sigterm_as_interrupt
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -182,12 +183,17 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
 
 def _scene(options: dict[str, Any]) -> None:
     if options.get("source") is None:
-        raise OptionError("source= is missing: a GeoTIFF, another raster, or an image")
-    source, folder = options.pop("source"), options.pop("out", None)
+        raise OptionError("source= is missing: a raster or image, or a folder, pattern or list of them")
+    source, folder = str(options.pop("source")), options.pop("out", None)
     if not folder:
         folder = increment_path(Path("runs") / "scene")
         LOGGER.info(f"a run that is stopped goes on with out={folder}")
-    result = detect_scene(_load(options), source, out=folder, **options)
+    model = _load(options)
+    if names_several(source):
+        counts = [len(result) for result in detect_scenes(model, source, out=folder, **options)]
+        LOGGER.info(f"{sum(counts)} boxes in {len(counts)} scenes; files in {folder}")
+        return
+    result = detect_scene(model, source, out=folder, **options)
     empty = f" ({result.empty_tiles} without valid pixels)" if result.empty_tiles else ""
     LOGGER.info(f"{len(result)} boxes in {result.tiles} tiles{empty}; files in {folder}")
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from yolo_uncert.scenes.detect import detect_scene
 from yolo_uncert.scenes.raster import Georeference, SceneError
 from yolo_uncert.scenes.result import SceneResult
+from yolo_uncert.scenes.several import detect_scenes
 
-__all__ = ["Georeference", "SceneError", "SceneResult", "detect_scene"]
+__all__ = ["Georeference", "SceneError", "SceneResult", "detect_scene", "detect_scenes"]

@@ -35,6 +35,7 @@ def detect_scene(
     stretch: Sequence[float] = STRETCH,
     out: str | Path | None = None,
     resume: bool = True,
+    dota: bool = True,
     **options: Any,
 ) -> SceneResult:
     """Detect in a scene of any size, tile by tile, and merge what the tiles show.
@@ -58,6 +59,7 @@ def detect_scene(
             there in ``.NAME.partial``, and the same call goes on from it if this one is stopped; it disappears when the
             files are written. None: nothing is written.
         resume: Go on; False starts over. What is left of a call with another model, scene or option is never used.
+        dota: Write the folder ``dota`` among these files.
         **options: Options of predict: ``conf``, ``iou``, ``device``, ``suppress``, ``var_vote`` and so on. ``max_det``
             and ``max_nms`` limit no scene; an end-to-end head finds up to ``max_det`` in each tile.
 
@@ -69,8 +71,7 @@ def detect_scene(
     for name, number, least in (("tile", tile, 1), ("overlap", overlap, 0), ("batch", batch, 1)):
         if not isinstance(number, int) or number < least:
             raise OptionError(f"scene: {name} must be a whole number of at least {least}, not {number!r}")
-    if not isinstance(resume, bool):
-        raise OptionError(f"scene: resume must be True or False, not {resume!r}; out= says where")
+    check_switches(resume=resume, dota=dota)
     model = model if isinstance(model, YOLO) else YOLO(model)
     before, lent, model.predictor = model.predictor, model._lent, None
     try:
@@ -82,19 +83,30 @@ def detect_scene(
             if out is not None:
                 run = {"tile": tile, "overlap": overlap, "batch": batch, **asdict(look)}
                 run |= {name: str(value) for name, value in options.items()}
-                progress = Progress(Path(out) / f".{name_of(title)}.partial", {**_origin(model, source), **run})
+                progress = Progress(Path(out) / f".{name_of(title)}.partial", {**origin(model, source), **run})
                 if not resume:
                     progress.remove()
             result = scan(finder, raster, look, rows, batch=batch, name=title, progress=progress)
         if out is not None and progress is not None:
-            result.save(out)
+            result.save(out, dota=dota)
             progress.remove()
         return result
     finally:
         model.predictor = before if model._lent == lent else None
 
 
-def _origin(model: YOLO, source: str | Path | npt.NDArray[Any]) -> dict[str, Any]:
+def check_switches(**switches: Any) -> None:
+    """Refuse values of options that are neither True nor False.
+
+    Raises:
+        OptionError: One is something else.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise OptionError(f"scene: {name} must be True or False, not {value!r}; out= says where files go")
+
+
+def origin(model: YOLO, source: str | Path | npt.NDArray[Any]) -> dict[str, str]:
     """Return what a result depends on beside the options."""
     versions = f"{__version__}, ultralytics {ultralytics.__version__}, torch {torch.__version__}"
     return {"version": versions, "model": model_digest(model), "source": source_stamp(source)}

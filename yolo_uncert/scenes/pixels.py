@@ -78,7 +78,9 @@ def read_tile(raster: Raster, tile: Tile, look: Look) -> npt.NDArray[np.uint8] |
         return None
     if look.low is not None and look.high is not None:
         values = _stretched(np.where(mask, values, 0), look.low, look.high)
-    return np.ascontiguousarray(np.where(mask, values, 0)[::-1].transpose(1, 2, 0).astype(np.uint8))
+    if not mask.all():
+        values = np.where(mask, values, 0)
+    return np.ascontiguousarray(values[::-1].transpose(1, 2, 0), np.uint8)
 
 
 def _stretched(values: npt.NDArray[Any], low: Sequence[float], high: Sequence[float]) -> npt.NDArray[Any]:

@@ -200,6 +200,8 @@ def _checked(raster: Raster, name: str) -> Raster:
 
 def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return the mask ``Array[H, W]`` of the pixels that are numbers in all bands."""
+    if values.dtype.kind != "f":
+        return np.ones(values.shape[1:], bool)
     finite: npt.NDArray[np.bool_] = np.isfinite(values).all(0)
     return finite
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,18 @@ from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
 from yolo_uncert.scenes.raster import Georeference
 from yolo_uncert.scenes.style import style_of
 
+DOTA = "dota"
+"""Folder with the result files of DOTA, beside the others."""
+
 
 def name_of(path: str) -> str:
     """Return the name of a scene as one word, for files: without folder, suffix and spaces."""
     return "_".join(Path(path).stem.split()) or "scene"
+
+
+def class_names(names: Mapping[int, str]) -> list[str]:
+    """Return the names of all classes by their index."""
+    return [names[key] for key in sorted(names)]
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,18 @@ class SceneResult:
             raise OptionError(f"layer is {layer!r}. This result has: {', '.join(found)}")
         return feature_collection(found[layer], self.geo, crs)
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def dota(self) -> DotaDetections:
+        """Return the boxes as rows of DOTA's submission format, Task 1: name of the scene, class, score, corners.
+
+        Those of several scenes, ``DotaDetections.stack([first.dota(), second.dota()])``, are what
+        ``evaluation.write_dota`` writes and ``evaluation.evaluate_dota`` judges.
+        """
+        data: Any = self.boxes.data
+        classes = np.array([self.names[int(index)] for index in data[:, -1]], str)
+        # A view would keep all columns in memory.
+        return DotaDetections(np.full(len(self), self.name), classes, data[:, -2].copy(), self.polygons)
+
+    def save(self, folder: str | Path, *, dota: bool = True) -> list[Path]:
         """Write all files; each appears under its name when it is complete, in place of one that was there.
 
         ``NAME.geojson`` and ``NAME-sigma.geojson`` in longitude and latitude and, where the scene's system is another
@@ -98,6 +118,7 @@ class SceneResult:
 
         Args:
             folder: Where to; made if there is none.
+            dota: Write the folder ``dota``, too.
 
         Returns:
             The files.
@@ -121,8 +142,8 @@ class SceneResult:
         target = folder / f"{self.name}.jsonl"
         with replacing(target) as part:
             self._write_rows(part)
-        names = [self.names[key] for key in sorted(self.names)]
-        return [*written, target, *write_dota(folder / "dota", self._dota(), names)]
+        written.append(target)
+        return [*written, *write_dota(folder / DOTA, self.dota(), class_names(self.names))] if dota else written
 
     def _save_geojson(self, folder: Path, layer: Layer, crs: str, suffix: str, style: str) -> list[Path]:
         content = feature_collection(layer, self.geo, crs)
@@ -155,8 +176,3 @@ class SceneResult:
         setattr(result, "obb" if oriented else "boxes", self.boxes)
         with JsonLinesWriter(path, "obb" if oriented else "detect") as writer:
             writer.write(rows_of(result))
-
-    def _dota(self) -> DotaDetections:
-        data: Any = self.boxes.data
-        classes = np.array([self.names[int(index)] for index in data[:, -1]], str)
-        return DotaDetections(np.full(len(self), self.name), classes, data[:, -2], self.polygons)
