@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from yolo_uncert.functional.gaussian import KINDS
@@ -145,7 +146,7 @@ def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
     if not isinstance(values, Mapping):
         raise OptionError(f"{where}: expected options such as {{gain: 1.0}}, not {values!r}")
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # classes are hashable
     for name, value in values.items():
         if name not in known:
             raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}. Allowed: {', '.join(known)}")
@@ -154,6 +155,12 @@ def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) ->
         return cls(**values)
     except OptionError as error:
         raise OptionError(f"{where}: {error}") from error
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    # Options are read for every batch of a prediction, and to evaluate their annotations takes a millisecond.
+    return get_type_hints(cls)
 
 
 def suggest(name: object, known: Iterable[str]) -> str:
