@@ -1,0 +1,247 @@
+"""Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
+
+GRID and RUNS are those of ``experiments/run.py``, which has trained the rows ``stock`` and ``uncert`` of the grid, and
+perhaps ``gaussian``, for horizontal boxes. On the plain detections of stock and uncert: moments of the DFL
+distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a
+share of the side of the box; and the Gaussian branch, without and with soft suppression and voting.
+
+Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
+fitted on the split ``val``; what is reported is read on the split of the grid. OUT (default ``alternatives.csv`` in the
+folder of the grid) gets a row for each method, seed and scaling as it comes, and what is there is not done again;
+``OUT-cost.csv`` gets the times.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from cost import costs
+from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, mean_box, paired_boxes, spread, validate
+from run import Cell, cells, write
+from run import spread as mean_and_deviation
+from scaling import Sample, measure, temperatures
+from ultralytics.utils import LOGGER
+
+from yolo_uncert import YOLO
+from yolo_uncert.functional.scoring import nll
+
+TUNE = "val"
+"""Split that everything is fitted on."""
+
+COVERAGE = ("coverage50", "coverage68", "coverage90", "coverage95")
+
+
+class Source:
+    """A trained model, the models of the other seeds, and their passes over the splits, each made once."""
+
+    def __init__(self, cell: Cell, others: list[Cell]) -> None:
+        """Load the checkpoints."""
+        self.facades = [YOLO(checkpoint(c)) for c in (cell, *others)]
+        self.options, self.rules = cell.evaluate, cell.rules
+        if self.facades[0].task != "detect":
+            sys.exit(f"{cell.row} is not a detector of horizontal boxes, the only ones that this compares")
+
+    @cache  # noqa: B019  a source lives as long as its numbers are computed
+    def plain(self, split: str) -> Any:
+        """Return the metrics of the plain pass, hard suppression, with the moments of the DFL distributions."""
+        return self._look(split, sigma_source="dfl")
+
+    @cache  # noqa: B019
+    def passes(self, kind: str, split: str) -> Array:
+        """Return the boxes of all passes of a kind for every detection of the plain one: Array[K, N, 4], NaN: none."""
+        if kind == "dropout":
+            return self.dropped(split, self.rate)
+        base = self.plain(split)
+        if kind == "ensemble":
+            found = [self._look(split, facade, sigma_source="none") for facade in self.facades[1:]]
+        else:
+            found = [self._augmented(split, *how) for how in list(product(SCALES, (False, True)))[1:]]
+        return np.stack([base.scored.boxes, *(paired_boxes(base, other) for other in found)])
+
+    @cache  # noqa: B019
+    def dropped(self, split: str, rate: float) -> Array:
+        """Return the boxes of the passes with dropout, as ``passes`` does."""
+        base, found = self.plain(split), []
+        for seed in range(PASSES):
+            torch.manual_seed(seed)
+            found.append(self._look(split, within=partial(dropout, p=rate), sigma_source="none"))
+        return np.stack([paired_boxes(base, other) for other in found])
+
+    @property
+    def rate(self) -> float:
+        """The rate of dropout whose spread has the best likelihood on the tuning split, after its best factors."""
+
+        def loss(rate: float) -> float:
+            sample = Sample(self.plain(TUNE).matches.residual, self._matched(spread(self.dropped(TUNE, rate)), TUNE))
+            known = np.isfinite(sample.sigma).all(1)
+            factor, _ = temperatures(sample)
+            return float(nll(sample.residual[known], factor * sample.sigma[known]).mean())
+
+        return min(RATES, key=loss)
+
+    def spread_of(self, kind: str, split: str, *, mean: bool = False) -> Sample:
+        """Return the spread of the passes of a kind around the plain boxes, or around the mean ones."""
+        base, passes = self.plain(split), self.passes(kind, split)
+        residual = base.matches.residual
+        if mean:
+            boxes = base.scored.boxes
+            residual = residual - self._matched(mean_box(passes, boxes) - boxes, split)
+        return Sample(residual, self._matched(spread(passes), split))
+
+    def predicted(self, split: str, source: str, rule: str) -> Sample:
+        """Return what the model itself predicts, after one of the rules of suppression of the grid."""
+        matches = self._look(split, **{**self.rules[rule], "sigma_source": source}).matches
+        return Sample(matches.residual, matches.sigma)
+
+    def _matched(self, values: Array, split: str) -> Array:
+        """Return the rows of the detections that found an object, of values of all detections."""
+        return values[self.plain(split).scored.matched]
+
+    def _augmented(self, split: str, scale: float, mirrored: bool) -> Any:
+        size = round(scale * self.options["imgsz"] / STRIDE) * STRIDE
+        return self._look(split, within=flipped if mirrored else None, sigma_source="none", imgsz=size)
+
+    def _look(
+        self,
+        split: str,
+        facade: YOLO | None = None,
+        within: Callable[[Any], AbstractContextManager[None]] | None = None,
+        **options: Any,
+    ) -> Any:
+        facade = facade or self.facades[0]
+        with within(facade.model) if within else nullcontext():
+            return validate(facade, **{**self.options, "split": split, **options})
+
+
+def checkpoint(cell: Cell) -> Path:
+    """Return the checkpoint of a cell that ``experiments/run.py`` has trained."""
+    for name in ("best.pt", "last.pt"):
+        if (file := cell.folder / "weights" / name).is_file():
+            return file
+    sys.exit(f"{cell.folder} holds no checkpoint: train the grid with experiments/run.py first")
+
+
+def constant(source: Source, split: str) -> Sample:
+    """Return the same sigma for all boxes, to be scaled."""
+    residual = source.plain(split).matches.residual
+    return Sample(residual, np.ones_like(residual))
+
+
+def share_of_side(source: Source, split: str) -> Sample:
+    """Return the side of the box along each coordinate, to be scaled."""
+    matches = source.plain(split).matches
+    return Sample(matches.residual, np.tile(matches.boxes[:, 2:] - matches.boxes[:, :2], 2))
+
+
+def moments(source: Source, split: str) -> Sample:
+    """Return the standard deviations of the DFL distributions."""
+    matches = source.plain(split).matches
+    return Sample(matches.residual, matches.sigma)
+
+
+Method = Callable[[Source, str], Sample]
+
+OURS: dict[str, Method] = {
+    "Gaussian branch": lambda source, split: source.predicted(split, "gaussian", "hard"),
+    "Gaussian branch, soft + vote": lambda source, split: source.predicted(split, "gaussian", "soft + vote"),
+}
+
+ALTERNATIVES: dict[str, Method] = {
+    "DFL moments": moments,
+    "TTA": lambda source, split: source.spread_of("tta", split),
+    "TTA, mean box": lambda source, split: source.spread_of("tta", split, mean=True),
+    "MC-dropout": lambda source, split: source.spread_of("dropout", split),
+    "ensemble": lambda source, split: source.spread_of("ensemble", split),
+    "ensemble, mean box": lambda source, split: source.spread_of("ensemble", split, mean=True),
+    "constant": constant,
+    "share of the side": share_of_side,
+}
+
+FITTED = ("constant", "share of the side")
+"""Methods that are nothing before they are scaled."""
+
+METHODS: dict[str, dict[str, Method]] = {"gaussian": OURS, "uncert": {**OURS, **ALTERNATIVES}, "stock": ALTERNATIVES}
+
+
+def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
+    """Return the numbers of all methods and seeds, measuring those that the file lacks."""
+    lines: list[dict[str, Any]] = []
+    if out.is_file():
+        with out.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.DictReader(stream))
+    for cell in (cell for name in METHODS for cell in grid if cell.row == name):
+        done = {(line["model"], line["method"], int(line["seed"])) for line in lines}
+        missing = [name for name in METHODS[cell.row] if (cell.row, name, cell.seed) not in done]
+        source = Source(cell, [c for c in grid if c.row == cell.row and c.seed != cell.seed]) if missing else None
+        for name in missing:
+            LOGGER.info(f"\n{cell.row}, seed {cell.seed}: {name}")
+            method = METHODS[cell.row][name]
+            found = measure(method(source, TUNE), method(source, cell.evaluate["split"]), raw=name not in FITTED)
+            rate = source.rate if name == "MC-dropout" else ""
+            key = {"model": cell.row, "method": name, "seed": cell.seed, "rate": rate}
+            lines += [{**key, "scaling": scaling, **row} for scaling, row in found.items()]
+            write(out, [list(lines[0]), *(list(line.values()) for line in lines)])
+    return lines
+
+
+def table(lines: list[dict[str, Any]], cost: Mapping[str, float]) -> list[list[str]]:
+    """Return a row for each model and method: mean and standard deviation over the seeds."""
+    values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
+    for line in lines:
+        of_method = values.setdefault((line["model"], line["method"]), {})
+        for key in ("nll", "calibration_error", *COVERAGE, "ause", "spearman", "sharpness"):
+            of_method.setdefault((line["scaling"], key), []).append(float(line[key]))
+    head = ["sigma from", "NLL", "NLL T", "NLL T, floor", "cal. error", "cal. error T"]
+    head += [f"in {key[-2:]} %" for key in COVERAGE] + ["AUSE", "Spearman", "sigma T", "cost"]
+    rows = [head]
+    for model, method in sorted(values, key=[(row, name) for row in METHODS for name in METHODS[row]].index):
+        found = values[model, method]
+        cell = partial(_cell, found)
+        row = [f"{model}: {method}", *(cell(scaling, "nll") for scaling in ("raw", "T", "T, floor"))]
+        row += [cell(scaling, "calibration_error") for scaling in ("raw", "T")]
+        row += [" / ".join(_cell(found, scaling, key, short=True) for scaling in ("raw", "T")) for key in COVERAGE]
+        row += [cell("T", key) for key in ("ause", "spearman", "sharpness")]
+        kinds = (row[0], method, method.split(",")[0])
+        rows.append([*row, f"{next((cost[kind] for kind in kinds if kind in cost), 1):.2f}"])
+    return rows
+
+
+def _cell(found: Mapping[tuple[str, str], list[float]], scaling: str, key: str, *, short: bool = False) -> str:
+    values = found.get((scaling, key), [np.nan])
+    if short:
+        return f"{np.mean(values):.2f}" if np.isfinite(values).all() else "-"
+    return mean_and_deviation(key, values)
+
+
+def main(grid_file: str, runs: str, out_file: str = "") -> None:
+    """Measure whatever is missing and print the table."""
+    file = Path(grid_file)
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    folder = Path(runs) / file.stem
+    out = Path(out_file) if out_file else folder / "alternatives.csv"
+    grid = [cell for cell in cells(content, folder, {}) if cell.row in METHODS]
+    if not all(cell.evaluate.get("split", TUNE) != TUNE for cell in grid):
+        sys.exit(f"{file} is evaluated on {TUNE}, which everything here is fitted on: name another split")
+    lines = measured(grid, out)
+    ours = {row: [checkpoint(cell) for cell in grid if cell.row == row] for row in METHODS if row != "stock"}
+    stock = next(cell for cell in grid if cell.row == "stock")
+    times = costs(out.with_name(f"{out.stem}-cost.csv"), stock.train["model"], ours, stock.evaluate)
+    for rows in (table(lines, times), [["work", "cost"], *([name, f"{ratio:.3f}"] for name, ratio in times.items())]):
+        rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+        print("\n".join(f"| {' | '.join(row)} |" for row in rows), end="\n\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -1,0 +1,163 @@
+"""What each way to a sigma costs: time per image against one forward and suppression of the stock model."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, pair, spread
+from run import write
+from torch.nn.functional import interpolate
+from ultralytics.data.augment import LetterBox
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.nms import non_max_suppression
+
+from yolo_uncert import YOLO
+from yolo_uncert.data import resolve_data
+from yolo_uncert.engine.postprocess import postprocess
+
+ROUNDS, WARM_UP = 3, 3
+"""Times that every image is measured, and images before the first one that counts."""
+
+Work = Callable[[torch.Tensor], Any]
+
+
+def costs(file: Path, stock: str, ours: dict[str, list[Path]], options: dict[str, Any]) -> dict[str, float]:
+    """Return the median time per image of each method, as a share of the stock model's; from the file if it is there.
+
+    Args:
+        file: CSV of the times.
+        stock: Model yaml of the stock model.
+        ours: Models with branches, a list of seeds for each kind. The stock models have the weights of those of
+            ``uncert``, so that all do the same work, less the branches.
+        options: ``data``, ``split`` and ``imgsz``.
+    """
+    if not file.is_file():
+        images = sorted(image_files(options["data"], options["split"]))
+        times = in_turns(works(stock, ours, images[0], options), images, options["imgsz"])
+        lines = [[name, *(f"{1e3 * t:.3f}" for t in np.percentile(of, (50, 10, 90)))] for name, of in times.items()]
+        write(file, [["work", "median_ms", "p10_ms", "p90_ms"], *lines])
+    with file.open(encoding="utf-8", newline="") as stream:
+        medians = {line["work"]: float(line["median_ms"]) for line in csv.DictReader(stream)}
+    return {name: median / medians["stock"] for name, median in medians.items()}
+
+
+def image_files(data: str, split: str) -> list[Path]:
+    """Return the images of a split of a data set."""
+    folder = Path(check_det_dataset(resolve_data(data))[split])
+    return [file for file in folder.iterdir() if file.suffix.lower() in {".jpg", ".png"}]
+
+
+def works(stock: str, ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> dict[str, Work]:
+    """Return the work of each method on an image."""
+    ready = {**{k: v for k, v in options.items() if k == "device"}, "imgsz": options["imgsz"], "verbose": False}
+    plain = [predictor(twin(stock, file), image, **ready, sigma_source="none") for file in ours["uncert"]]
+    moments = predictor(twin(stock, ours["uncert"][0]), image, **ready, sigma_source="dfl")
+    base = plain[0]
+    found: dict[str, Work] = {
+        "stock": lambda x: non_max_suppression(base.model(x), base.args.conf, base.args.iou),
+        "stock, suppression of this package": partial(detect, base),
+    }
+    for row, (first, *_) in ((row, files) for row, files in ours.items() if files):
+        for name, rule in (("", {}), (", soft + vote", {"suppress": "soft", "var_vote": True})):
+            found[f"{row}: Gaussian branch{name}"] = partial(detect, predictor(YOLO(first), image, **ready, **rule))
+    return {
+        **found,
+        "DFL moments": partial(detect, moments),
+        "TTA": partial(augmented, base),
+        "MC-dropout": partial(dropped, base),
+        "MC-dropout, head only": partial(dropped_in_head, base),
+        "ensemble": partial(ensemble, plain),
+    }
+
+
+def augmented(base: Any, x: torch.Tensor) -> Array:
+    """Return the spread over the scales, each as it is and mirrored."""
+    found = []
+    for scale in SCALES:
+        size = [round(scale * side / STRIDE) * STRIDE for side in x.shape[2:]]
+        resized = x if scale == 1 else interpolate(x, size, mode="bilinear")
+        found.append(detect(base, resized))
+        with flipped(base.model):
+            found.append(detect(base, resized))
+    return together(found[0], found)
+
+
+def dropped(base: Any, x: torch.Tensor) -> Array:
+    """Return the spread over passes with dropout around the plain one."""
+    first = detect(base, x)
+    with dropout(base.model.model, RATES[0]):
+        return together(first, [detect(base, x) for _ in range(PASSES)])
+
+
+def dropped_in_head(base: Any, x: torch.Tensor) -> Array:
+    """Return the same with backbone and neck done once."""
+    head, seen = base.model.model.model[-1], []
+    with head.register_forward_pre_hook(lambda _, args: seen.append(args[0])):
+        first = detect(base, x)
+    with dropout(base.model.model, RATES[0]):
+        return together(first, [detections(base, head(list(seen[0]))) for _ in range(PASSES)])
+
+
+def ensemble(plain: list[Any], x: torch.Tensor) -> Array:
+    """Return the spread over models."""
+    found = [detect(one, x) for one in plain]
+    return together(found[0], found)
+
+
+def twin(stock: str, checkpoint: Path) -> YOLO:
+    """Return a stock model with the weights of a model with branches."""
+    trained, facade = YOLO(checkpoint), YOLO(stock)
+    names = trained.model.names
+    facade.model = DetectionModel(facade.model.yaml, nc=len(names), verbose=False)
+    facade.model.load(trained.model, verbose=False)
+    facade.model.names = names
+    return facade
+
+
+def predictor(facade: YOLO, image: Path, **options: Any) -> Any:
+    """Return the predictor of a model, ready to predict with these options."""
+    facade.predict(str(image), save=False, **options)
+    return facade.predictor
+
+
+def detect(predictor: Any, x: torch.Tensor) -> Any:
+    """Return the detections of one image."""
+    return detections(predictor, predictor.model(x))
+
+
+def detections(predictor: Any, output: Any) -> Any:
+    """Return the detections in the network's output for one image."""
+    y = output[0] if isinstance(output, (list, tuple)) else output
+    return postprocess(y, predictor.schema, predictor.args)[0]
+
+
+def together(first: Any, found: list[Any]) -> Array:
+    """Return the spread of the passes around the detections of the first one."""
+    boxes, cls = first.boxes.numpy(), first.cls.numpy()
+    return spread([pair(boxes, cls, other.boxes.numpy(), other.cls.numpy()) for other in found])
+
+
+def in_turns(works: dict[str, Work], images: list[Path], imgsz: int) -> dict[str, list[float]]:
+    """Return the seconds of every work on every image; all do an image, in random order, before the next one comes."""
+    order = np.random.default_rng(0)
+    times: dict[str, list[float]] = {name: [] for name in works}
+    letterbox = LetterBox((imgsz, imgsz), auto=True)
+    with torch.inference_mode():
+        for turn, file in enumerate([*images[:WARM_UP], *images * ROUNDS]):
+            pixels = letterbox(image=cv2.imread(str(file)))[..., ::-1].transpose(2, 0, 1)
+            x = torch.from_numpy(np.ascontiguousarray(pixels))[None] / 255
+            for name in order.permutation(list(works)):  # what comes first finds the caches cold
+                start = time.perf_counter()
+                works[name](x)
+                if turn >= WARM_UP:
+                    times[name].append(time.perf_counter() - start)
+    return times
