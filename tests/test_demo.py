@@ -48,6 +48,13 @@ def test_data_of_the_user(easy, tiny, tmp_path):
     assert not (folder / "sigma.png").exists(), "real data have no known noise"
 
 
+def test_first_look_takes_no_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "epochs=0", "out=here"]) == 0
+    assert [file.name for file in (tmp_path / "here" / "detect").iterdir() if file.is_file()] == ["first-look.jpg"]
+    assert np.ptp(cv2.imread("here/detect/first-look.jpg")) > 100
+
+
 def test_unknown_task(tmp_path):
     with pytest.raises(OptionError, match=r"task is 'segment'\. Allowed: detect, obb"):
         demo(task="segment", out=str(tmp_path))

@@ -179,7 +179,10 @@ def _print(table: dict[str, float], folder: Path, enlargement: int) -> None:
     lines = [f"  {name:<{width}}{value:6.3f}" for name, value in table.items()]
     LOGGER.info("\n" + "\n".join(lines))
     larger = f", enlarged {enlargement} times and the printed sigma with them" if enlargement > 1 else ""
-    LOGGER.info(f"\nPictures and curves: {folder}\n  predictions.jpg   boxes with their sigma bands{larger}")
+    LOGGER.info(f"\nPictures and curves: {folder}")
+    if (folder / "first-look.jpg").is_file():
+        LOGGER.info("  first-look.jpg    what a model that was trained for longer sees in scenes of this kind")
+    LOGGER.info(f"  predictions.jpg   boxes with their sigma bands{larger}")
     if "sigma / known noise" in table:
         LOGGER.info("  sigma.png         predicted sigma against the known label noise, object by object")
     if (folder / "val" / "report.html").is_file():
