@@ -2,7 +2,8 @@
 
 Frames per second of ``predict`` on a video (loader, model, post-processing, results) and seconds of ``val`` on a data
 set (with metrics), both programs in turns in one process. STOCK is a plain detector of Ultralytics, OURS the same
-backbone with an uncertainty head, trained alike. Ours runs with soft-NMS and variance voting.
+backbone with an uncertainty head, trained alike, or STOCK again. Ours runs with soft-NMS and variance voting. With
+``-`` for VIDEO only ``val`` is measured.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import ultralytics
 from ultralytics.utils import LOGGER
 
 from yolo_uncert import YOLO
+from yolo_uncert.data import resolve_data
 
 RULE = {"suppress": "soft", "var_vote": True}
-ROUNDS = 5
+ROUNDS = 7
 
 
 def in_turns(first: Callable[[], float], second: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
@@ -59,12 +61,13 @@ def main(stock: str, ours: str, data: str, video: str, imgsz: str = "640") -> No
     LOGGER.setLevel(logging.ERROR)
     print(f"{platform.machine()}, torch {torch.__version__}, Ultralytics {ultralytics.__version__}, {RULE}\n")
     print("| median (p10-p90) | stock | ours | ours / stock |\n|---|---|---|---|")
-    size = int(imgsz)
-    models = ultralytics.YOLO(stock), YOLO(ours)
-    show(
-        "predict, frames per second",
-        *in_turns(lambda: frame_rate(models[0], video, size), lambda: frame_rate(models[1], video, size, **RULE)),
-    )
+    size, data = int(imgsz), resolve_data(data)
+    if video != "-":
+        models = ultralytics.YOLO(stock), YOLO(ours)
+        show(
+            "predict, frames per second",
+            *in_turns(lambda: frame_rate(models[0], video, size), lambda: frame_rate(models[1], video, size, **RULE)),
+        )
     show(
         "val, seconds",
         *in_turns(

@@ -55,6 +55,11 @@ def test_first_look_takes_no_training(tmp_path, monkeypatch):
     assert np.ptp(cv2.imread("here/detect/first-look.jpg")) > 100
 
 
+def test_first_look_is_not_of_the_users_data(tiny, tmp_path):
+    with pytest.raises(OptionError, match="epochs=0 is the first look alone"):
+        demo(data=str(tiny.data("detect")), epochs=0, out=str(tmp_path))
+
+
 def test_unknown_task(tmp_path):
     with pytest.raises(OptionError, match=r"task is 'segment'\. Allowed: detect, obb"):
         demo(task="segment", out=str(tmp_path))

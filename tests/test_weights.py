@@ -61,7 +61,16 @@ def test_a_file_of_the_user_wins(tmp_path, monkeypatch):
     assert shipped_weights("other.pt") == "other.pt"
 
 
-def test_training_starts_from_them(tiny, tmp_path):
+def test_training_is_told_their_file(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "ultralytics.engine.model.Model.train", lambda self, trainer=None, **kwargs: seen.update(kwargs)
+    )
+    YOLO("yolov8n-obb-uncert.yaml").train(pretrained="uncert-synthetic-obb-n.pt")
+    assert seen["pretrained"] == str(find_asset("uncert-synthetic-obb-n.pt", "weights"))
+
+
+def test_another_model_takes_their_weights():
     model = YOLO("yolov8n-obb-uncert.yaml").load("uncert-synthetic-obb-n.pt")
     source = YOLO("uncert-synthetic-obb-n.pt").model.state_dict()
     state = model.model.state_dict()

@@ -70,7 +70,7 @@ def demo(
         The numbers of the table; none without training.
 
     Raises:
-        OptionError: The task is unknown, or there are too few scenes.
+        OptionError: The task is unknown, there are too few scenes, or data are given and no epochs.
     """
     if task not in MODELS:
         raise OptionError(f"task is {task!r}. Allowed: {', '.join(MODELS)}")
@@ -81,6 +81,8 @@ def demo(
     known = data is None
     if known:
         first_look(folder, seed, settings.get("device"))
+    elif settings["epochs"] == 0:
+        raise OptionError("epochs=0 is the first look alone, which is one at generated scenes: leave out data=")
     if settings["epochs"] == 0:
         return {}
     if data is None:

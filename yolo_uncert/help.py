@@ -182,7 +182,7 @@ MODES: dict[str, Mode] = {
         defaults={"task": _OF_MODEL},
     ),
     "demo": Mode(
-        "Show a trained model, then train one on generated scenes (or your data): what sigma means.",
+        "Show a trained model (epochs=0: no more), then train one on generated scenes or your data.",
         "yolo-uncert demo",
         _TRAIN,
         ours=("retrofit", "data_root", *_SIGMA),

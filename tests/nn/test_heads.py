@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import math
+import pickle
 
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.nn.branches.dfl import MomentsDFL
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, UncertDetect, UncertOBB, UncertOBB26
 from yolo_uncert.schema import FIELDS
 
@@ -152,6 +155,15 @@ def test_peak_decoding_does_not_reach_the_stock_head():
     assert stock.dfl is dfl
     assert head.dfl is not dfl
     assert head.state_dict().keys() == stock.state_dict().keys()
+
+
+def test_head_of_an_older_checkpoint_decodes_as_one_of_today():
+    head = UncertDetect.from_stock(Detect(3, 16, False, (16,)), {"dfl": {}})
+    old = copy.deepcopy(head)
+    old.dfl = DFL(16)  # as checkpoints had it when the branch ran a softmax of its own
+    again = pickle.loads(pickle.dumps(old))
+    assert type(again.dfl) is MomentsDFL
+    assert again.state_dict().keys() == head.state_dict().keys()
 
 
 def test_branches_join_a_head_of_another_precision():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ultralytics.utils import DEFAULT_CFG_DICT
 
+from yolo_uncert import YOLO
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.finder import settle
@@ -104,3 +105,12 @@ def write_tif(tmp_path):
 @pytest.fixture
 def blank_scene():
     return draw
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """Checkpoint of an untrained model, the same each time; nobody writes to it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    YOLO("yolov8n-obb-uncert.yaml").save(path)
+    return path

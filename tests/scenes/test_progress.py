@@ -25,16 +25,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 OPTIONS = {"tile": 64, "overlap": 32, "conf": 1e-6, "device": "cpu", "var_vote": True}
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    import torch
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    YOLO("yolov8n-obb-uncert.yaml").save(path)
-    return path
-
-
 @pytest.fixture
 def picture(tmp_path):
     """A scene of 5 rows of 2 tiles."""

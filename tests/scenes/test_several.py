@@ -8,9 +8,7 @@ import weakref
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from yolo_uncert import YOLO
 from yolo_uncert.cli import FAILURE, USAGE_ERROR, main
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
@@ -24,14 +22,6 @@ from yolo_uncert.scenes.several import list_scenes, names_several
 OPTIONS = {"tile": 64, "overlap": 32, "conf": 1e-6, "device": "cpu"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    YOLO("yolov8n-obb-uncert.yaml").save(path)
-    return path
 
 
 @pytest.fixture

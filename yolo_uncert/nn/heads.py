@@ -67,8 +67,18 @@ class _Branches(Detect):
                     if getattr(self, "one2one_cv2", None) is not None:
                         # fuse() of the stock head drops X or one2one_X by this prefix.
                         setattr(self, f"one2one_cv_{branch.name}", copy.deepcopy(modules))
-                if isinstance(branch, DFLBranch):
-                    self.dfl = branch.decoder(self.dfl)
+            self._share_softmax()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take up the head of a checkpoint, those included whose dfl branch had a softmax of its own."""
+        super().__setstate__(state)
+        self._share_softmax()
+
+    def _share_softmax(self) -> None:
+        """Let the dfl branch, if there is one, decode the distances too."""
+        for branch in getattr(self, "branches", ()):
+            if isinstance(branch, DFLBranch) and not isinstance(self.dfl, MomentsDFL):
+                self.dfl = branch.decoder(self.dfl)
 
     @property
     def one2many(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-import matplotlib
 import numpy as np
 from ultralytics.utils.plotting import colors
 
@@ -57,6 +56,8 @@ def _categorized(root: Element, layer: Layer) -> None:
 
 def _graduated(root: Element, layer: Layer) -> None:
     """Fill the bands by their mean standard deviation."""
+    from matplotlib import colormaps  # not before it is needed: it takes long to import
+
     unit = "m" if "std_m" in layer.columns else "px"
     renderer = SubElement(root, "renderer-v2", type="graduatedSymbol", attr=f"std_{unit}", symbollevels="0")
     renderer.set("graduatedMethod", "GraduatedColor")
@@ -68,7 +69,7 @@ def _graduated(root: Element, layer: Layer) -> None:
         label = f"{low:.3g} - {high:.3g} {unit}"
         SubElement(ranges, "range", lower=str(low), upper=str(high), symbol=str(number), render="true", label=label)
         share = 0.2 + 0.8 * number / max(len(pairs) - 1, 1)
-        colour = [round(255 * value) for value in matplotlib.colormaps[RAMP](share)[:3]]
+        colour = [round(255 * value) for value in colormaps[RAMP](share)[:3]]
         _fill(symbols, number, colour, None)
 
 
