@@ -1,9 +1,10 @@
 """Train and evaluate a grid of models and seeds: ``python experiments/run.py GRID.yaml [OUT] [KEY=VALUE ...]``.
 
-A grid names data, training options, rows (a model yaml each, with options of its own), seeds, and the rules of
-suppression that every trained model is evaluated with. Each cell has a folder under OUT (default runs/experiments);
-what is there is not done again, and an interrupted training goes on from its last epoch. Further words are training
-options of all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
+A grid names data, training options, rows (a model yaml each, by name or written out, with options of its own), seeds,
+and the rules of suppression that every trained model is evaluated with. Each cell has a folder under OUT (default
+runs/experiments); what is there is not done again, and an interrupted training goes on from its last epoch. Further
+words are training options of all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written
+after every cell.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def cells(grid: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> It
             own = {k: v for k, v in row.items() if k != "rules"}
             train = {"data": grid["data"], **grid["train"], **own, **given, "seed": seed}
             evaluate = {"data": grid["data"], "imgsz": train["imgsz"], **grid.get("evaluate", {})}
-            rules = row.get("rules", grid["rules"])
+            rules = row["rules"] if "rules" in row else grid["rules"]
             yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate)
 
 
@@ -70,9 +71,19 @@ def train(cell: Cell) -> Path:
     if last.is_file():
         YOLO(last).train(resume=True)
     else:
-        YOLO(options.pop("model")).train(**options)
+        YOLO(model_file(cell, options.pop("model"))).train(**options)
     write(done, {"options": cell.train, "seconds": round(time.time() - start), **versions()})
     return best if best.is_file() else last
+
+
+def model_file(cell: Cell, model: str | Mapping[str, Any]) -> str | Path:
+    """Return the name of a row's model yaml; one that is written out in the grid becomes a file beside the cells."""
+    if isinstance(model, str):
+        return model
+    file = cell.folder.parent / f"{cell.row}.yaml"
+    with replacing(file) as part:
+        part.write_text(yaml.safe_dump(dict(model), sort_keys=False), encoding="utf-8")
+    return file
 
 
 def evaluate(cell: Cell, checkpoint: Path) -> dict[str, dict[str, float]]:

@@ -38,7 +38,7 @@ def grid(tiny, tmp_path):
         "seeds": [0, 1],
         "rows": {
             "stock": {"model": "yolov8n.yaml", "rules": {"hard": {"sigma_source": "dfl"}}},
-            "uncert": {"model": "yolov8n-uncert.yaml"},
+            "uncert": {"model": {"base": "yolov8n.yaml", "uncertainty": {"gaussian": {"loss": "nll"}}}},
         },
         "rules": {"hard": {}, "soft + vote": {"suppress": "soft", "var_vote": True}},
     }
@@ -61,6 +61,8 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
     assert lines[0].startswith("| model | rule | seeds | AP50 | AP75 | AP85 | AP90 | AP | NLL")
     trained = json.loads((folder / "uncert-s1" / "trained.json").read_text(encoding="utf-8"))
     assert (trained["options"]["seed"], trained["options"]["lr0"]) == (1, 0.01)
+    head = YOLO(folder / "uncert-s1" / "weights" / "last.pt").model.model[-1]
+    assert {branch.name: branch.options for branch in head.branches}["gaussian"].loss == "nll"
     monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("evaluated again"))
     run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")

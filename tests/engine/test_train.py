@@ -418,6 +418,23 @@ def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatc
         assert torch.equal(ours[name], value), name
 
 
+@pytest.mark.parametrize("channels_last", [None, False])
+def test_training_on_a_cpu_takes_channels_last(tiny, channels_last):
+    """What the second convolution gets and gives in a step; the checkpoint keeps the usual layout."""
+    model, layouts = YOLO("yolov8n-uncert.yaml"), []
+
+    def watch(trainer):
+        trainer.model.model[1].conv.register_forward_hook(lambda _, x, y: layouts.extend([x[0].stride(), y.stride()]))
+
+    model.add_callback("on_train_start", watch)
+    trainer = tiny.train(model, "layout", channels_last=channels_last, **ONE)
+    nhwc = [stride[1] == 1 for stride in layouts]
+    assert nhwc
+    assert all(nhwc) is (channels_last is None)
+    assert any(nhwc) is (channels_last is None)
+    assert YOLO(trainer.last).model.model[1].conv.weight.is_contiguous()
+
+
 # --- the commands -----------------------------------------------------------------------------------------------------
 
 
