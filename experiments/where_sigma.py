@@ -3,7 +3,8 @@
 Compares the predicted standard deviations of kinds of boxes, at the same class and size: at the border of the image,
 overlapped by another box, faint, blurred and, with META (image name to attributes), by what is known of the image. Each
 kind has two factors: by how much its sigma, and its error, is larger than what class and size let expect. A sigma that
-knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT.
+knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of the
+boxes whose sigma is the most above and below what class and size let expect: ``widest.jpg``, ``narrowest.jpg``.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from yolo_uncert.files import replacing
 from yolo_uncert.functional.records import Matches
 from yolo_uncert.ops import pairwise_rotated_iou
 from yolo_uncert.report.groups import border_distance, box_size
+from yolo_uncert.report.sheet import tiles_plot
 from yolo_uncert.report.style import BLUE, GREY, ORANGE, canvas
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-BORDER, OVERLAP, FEWEST = 3.0, 0.05, 30
-"""Pixels to the border; IoU with a neighbour; boxes that a kind needs to be shown."""
+BORDER, OVERLAP, FEWEST, TILES = 3.0, 0.05, 30, 8
+"""Pixels to the border; IoU with a neighbour; boxes that a kind needs to be shown; crops in a picture."""
 
 
 def oriented(boxes: Floats) -> Floats:
@@ -78,6 +80,17 @@ def expected(values: Floats, matches: Matches) -> Floats:
     return mean
 
 
+def factors(values: Floats, matches: Matches) -> Floats:
+    """Return by how much each value is above what class and size let expect, ``Array[N]``."""
+    return values / expected(values, matches)
+
+
+def first_of_images(order: npt.NDArray[np.intp], matches: Matches) -> npt.NDArray[np.intp]:
+    """Return the first rows of an order, one of each image, so that the pictures differ."""
+    _, first = np.unique(matches.image[order], return_index=True)
+    return order[np.sort(first)][:TILES]
+
+
 def kinds(matches: Matches, meta: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Mask]]:
     """Yield name and rows of each kind of boxes."""
     at_border, near = border_distance(matches) <= BORDER, neighbours(matches) > OVERLAP
@@ -97,7 +110,7 @@ def rows_of(matches: Matches, meta: dict[str, dict[str, Any]]) -> list[tuple[str
     """Return per kind: name, boxes, mean sigma and mean error in pixels, factor of sigma, factor of the error."""
     sigma = matches.sigma[:, :4].mean(1)
     error = np.abs(matches.residual[:, :4]).mean(1)
-    spread, miss = sigma / expected(sigma, matches), error / expected(error, matches)
+    spread, miss = factors(sigma, matches), factors(error, matches)
     return [
         (name, int(rows.sum()), sigma[rows].mean(), error[rows].mean(), spread[rows].mean(), miss[rows].mean())
         for name, rows in kinds(matches, meta)
@@ -122,7 +135,8 @@ def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     options = {"plots": False, "verbose": False, "workers": 0, "project": str(folder), "name": "val", "exist_ok": True}
-    matches = YOLO(model).val(data=data, imgsz=int(imgsz), **options).matches
+    metrics = YOLO(model).val(data=data, imgsz=int(imgsz), **options)
+    matches = metrics.matches
     attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
     rows = rows_of(matches, attributes)
     head = "| boxes | number | mean sigma, px | mean error, px | factor of sigma | factor of error |"
@@ -131,6 +145,10 @@ def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -
     with replacing(folder / "where-sigma.md") as part:
         part.write_text(text, encoding="utf-8")
     draw(rows, folder / "where-sigma.png")
+    order = np.argsort(factors(matches.sigma[:, :4].mean(1), matches), kind="stable")
+    for name, word, ordered in (("widest", "most above", order[::-1]), ("narrowest", "most below", order)):
+        title = f"Sigma {word} what class and size let expect"
+        tiles_plot(matches, metrics.names, folder / f"{name}.jpg", first_of_images(ordered, matches), title)
     print(text)
 
 

@@ -51,6 +51,11 @@ def test_expected_is_the_mean_of_boxes_of_that_size():
     np.testing.assert_allclose(where_sigma.expected(values, matches), np.repeat([2.0, 6.0], 30))
 
 
+def test_pictures_show_one_box_of_each_image():
+    matches = matches_of([[0, 0, 10, 10]] * 5, ("a", "b", "c"), [2, 2, 0, 1, 0])
+    assert where_sigma.first_of_images(np.array([1, 4, 0, 3, 2]), matches).tolist() == [1, 4, 3]
+
+
 @pytest.fixture
 def picture(tmp_path):
     """A grey image whose left half holds a checkerboard."""

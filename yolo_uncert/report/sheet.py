@@ -59,7 +59,28 @@ def sheet_plot(matches: Matches, names: Mapping[int, str], file: Path, worst: bo
     Returns:
         The figure, as written.
     """
-    shown, error = _choose(matches, worst)
+    error = normalised_error(matches).max(1) if len(matches) else np.zeros(0)
+    order = np.argsort(error, kind="stable")
+    title = f"Matched boxes with the {'largest' if worst else 'smallest'} max |e| / σ"
+    return tiles_plot(matches, names, file, (order[::-1] if worst else order)[: COLUMNS * ROWS], title)
+
+
+def tiles_plot(
+    matches: Matches, names: Mapping[int, str], file: Path, shown: npt.NDArray[np.intp], title: str
+) -> Figure:
+    """Show crops of some boxes, each with the detection, a band of one sigma to both sides of its edges, and the object.
+
+    Args:
+        matches: Matched boxes. Those of images that cannot be read are left out with a warning.
+        names: Class names.
+        file: Image to write.
+        shown: Array[K], rows of the matches, in the order of the tiles.
+        title: What the boxes have in common.
+
+    Returns:
+        The figure, as written.
+    """
+    error = normalised_error(matches)
     tiles = [(row, image) for row in shown if (image := _read(matches, row)) is not None]
     rows = max(-(-len(tiles) // COLUMNS), 1)
     with canvas(file, (10, 0.5 + 2.82 * rows)) as figure:
@@ -70,7 +91,7 @@ def sheet_plot(matches: Matches, names: Mapping[int, str], file: Path, worst: bo
             _draw(axes, image, matches.take(np.array([row])))
             axes.set_title(_caption(matches, names, row, error[row]), fontsize=9, linespacing=1.35)
         if tiles:
-            _legend(figure, f"Matched boxes with the {'largest' if worst else 'smallest'} max |e| / σ")
+            _legend(figure, title)
         else:
             note(grid[0], "no images" if len(matches) else NO_BOXES)
     return figure
@@ -79,13 +100,6 @@ def sheet_plot(matches: Matches, names: Mapping[int, str], file: Path, worst: bo
 def normalised_error(matches: Matches) -> Floats:
     """Return Array[N, C], the absolute residuals in units of sigma, of the coordinates whose sigma is known."""
     return np.hstack([np.abs(part.residual) / np.maximum(part.sigma, SIGMA_MIN) for part in parts(matches)])
-
-
-def _choose(matches: Matches, worst: bool) -> tuple[npt.NDArray[np.intp], Floats]:
-    """Return the rows to show, and the normalised errors of all."""
-    error = normalised_error(matches)
-    order = np.argsort(error.max(1), kind="stable") if len(matches) else np.zeros(0, np.intp)
-    return (order[::-1] if worst else order)[: COLUMNS * ROWS], error
 
 
 def _read(matches: Matches, row: int) -> Image | None:
