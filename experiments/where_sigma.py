@@ -3,8 +3,8 @@
 Compares the predicted standard deviations of kinds of boxes, at the same class and size: at the border of the image,
 overlapped by another box, faint, blurred and, with META (image name to attributes), by what is known of the image. Each
 kind has two factors: by how much its sigma, and its error, is larger than what class and size let expect. A sigma that
-knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of the
-boxes whose sigma is the most above and below what class and size let expect: ``widest.jpg``, ``narrowest.jpg``.
+knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of
+the boxes whose sigma is the most above and below what class and size let expect: ``widest.jpg``, ``narrowest.jpg``.
 """
 
 from __future__ import annotations

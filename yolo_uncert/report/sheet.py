@@ -68,7 +68,7 @@ def sheet_plot(matches: Matches, names: Mapping[int, str], file: Path, worst: bo
 def tiles_plot(
     matches: Matches, names: Mapping[int, str], file: Path, shown: npt.NDArray[np.intp], title: str
 ) -> Figure:
-    """Show crops of some boxes, each with the detection, a band of one sigma to both sides of its edges, and the object.
+    """Show crops of some boxes: the detection, a band of one sigma to both sides of its edges, and the object.
 
     Args:
         matches: Matched boxes. Those of images that cannot be read are left out with a warning.
