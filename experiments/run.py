@@ -1,10 +1,10 @@
 """Train and evaluate a grid of models and seeds: ``python experiments/run.py GRID.yaml [OUT] [KEY=VALUE ...]``.
 
 A grid names data, training options, rows (a model yaml each, by name or written out, with options of its own), seeds,
-and the rules of suppression that every trained model is evaluated with. Each cell has a folder under OUT (default
-runs/experiments); what is there is not done again, and an interrupted training goes on from its last epoch. Further
-words are training options of all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written
-after every cell.
+and the rules of suppression that every trained model is evaluated with. A row with ``weights: ROW`` is not trained: it
+reads that row's weights with a head of its own. Each cell has a folder under OUT (default runs/experiments); what is
+there is not done again, and an interrupted training goes on from its last epoch. Further words are training options of
+all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
 """
 
 from __future__ import annotations
@@ -48,32 +48,44 @@ class Cell:
     train: dict[str, Any]
     rules: dict[str, dict[str, Any]]
     evaluate: dict[str, Any]
+    weights: str | None = None
+    """Row whose trained weights this one takes, by name, for its own head; it is not trained then."""
 
 
 def cells(grid: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Iterator[Cell]:
-    """Yield the cells of a grid, seed by seed, so that the first table has every row."""
+    """Yield the cells of a grid, seed by seed, so that the first table has every row; first those that are trained."""
     for seed in grid["seeds"]:
-        for name, row in grid["rows"].items():
-            own = {k: v for k, v in row.items() if k != "rules"}
+        for name, row in sorted(grid["rows"].items(), key=lambda item: "weights" in item[1]):
+            own = {k: v for k, v in row.items() if k not in ("rules", "weights")}
             train = {"data": grid["data"], **grid["train"], **own, **given, "seed": seed}
             evaluate = {"data": grid["data"], "imgsz": train["imgsz"], **grid.get("evaluate", {})}
             rules = row["rules"] if "rules" in row else grid["rules"]
-            yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate)
+            yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate, row.get("weights"))
 
 
 def train(cell: Cell) -> Path:
     """Train a cell, or go on where its training stopped, and return its checkpoint."""
-    best, last, done = (cell.folder / name for name in ("weights/best.pt", "weights/last.pt", "trained.json"))
+    last, done = (cell.folder / name for name in ("weights/last.pt", "trained.json"))
     if done.is_file():
-        return best
+        return checkpoint(cell.folder)
     start = time.time()
     options = {**cell.train, "project": str(cell.folder.parent.resolve()), "name": cell.folder.name, "exist_ok": True}
     if last.is_file():
         YOLO(last).train(resume=True)
+    elif cell.weights:
+        trained = checkpoint(cell.folder.parent / f"{cell.weights}-s{cell.seed}")
+        last.parent.mkdir(parents=True, exist_ok=True)
+        YOLO(model_file(cell, cell.train["model"])).load(trained).save(last)
     else:
         YOLO(model_file(cell, options.pop("model"))).train(**options)
     write(done, {"options": cell.train, "seconds": round(time.time() - start), **versions()})
-    return best if best.is_file() else last
+    return checkpoint(cell.folder)
+
+
+def checkpoint(folder: Path) -> Path:
+    """Return the best checkpoint of a training; of one that never validated well enough, the last."""
+    best = folder / "weights" / "best.pt"
+    return best if best.is_file() else best.with_name("last.pt")
 
 
 def model_file(cell: Cell, model: str | Mapping[str, Any]) -> str | Path:

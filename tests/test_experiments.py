@@ -39,6 +39,11 @@ def grid(tiny, tmp_path):
         "rows": {
             "stock": {"model": "yolov8n.yaml", "rules": {"hard": {"sigma_source": "dfl"}}},
             "uncert": {"model": {"base": "yolov8n.yaml", "uncertainty": {"gaussian": {"loss": "nll"}}}},
+            "peak": {
+                "model": {"base": "yolov8n.yaml", "nc": 2, "uncertainty": {"dfl": {"decode": "peak"}}},
+                "weights": "stock",
+                "rules": {"hard": {}},
+            },
         },
         "rules": {"hard": {}, "soft + vote": {"suppress": "soft", "var_vote": True}},
     }
@@ -47,20 +52,29 @@ def grid(tiny, tmp_path):
     return file
 
 
+def weights_of(run, cell):
+    """The class scores' last convolution of a cell's model, as a list of numbers."""
+    return YOLO(run.checkpoint(cell)).model.model[-1].cv3[0][-1].weight.flatten().tolist()
+
+
 @pytest.mark.slow
 def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, capsys):
     run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")
     folder = tmp_path / "out" / "tiny"
-    assert sorted(f.name for f in folder.iterdir() if f.is_dir()) == ["stock-s0", "stock-s1", "uncert-s0", "uncert-s1"]
+    names = [f"{row}-s{seed}" for row in ("peak", "stock", "uncert") for seed in (0, 1)]
+    assert sorted(f.name for f in folder.iterdir() if f.is_dir()) == names
     lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         ["| stock", "hard", "2"],
         ["| uncert", "hard", "2"],
         ["| uncert", "soft + vote", "2"],
+        ["| peak", "hard", "2"],
     ]
     assert lines[0].startswith("| model | rule | seeds | AP50 | AP75 | AP85 | AP90 | AP | NLL")
     trained = json.loads((folder / "uncert-s1" / "trained.json").read_text(encoding="utf-8"))
     assert (trained["options"]["seed"], trained["options"]["lr0"]) == (1, 0.01)
+    peak, own, other = (weights_of(run, folder / name) for name in ("peak-s1", "stock-s1", "stock-s0"))
+    assert peak == own != other
     head = YOLO(folder / "uncert-s1" / "weights" / "last.pt").model.model[-1]
     assert {branch.name: branch.options for branch in head.branches}["gaussian"].loss == "nll"
     monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained again"))
@@ -101,6 +115,7 @@ def test_every_grid_names_models_that_build_and_rules_that_exist(run, file, tmp_
     monkeypatch.chdir(EXPERIMENTS.parent)
     for cell in run.cells(content, tmp_path, {}):
         if cell.seed == content["seeds"][0]:
-            assert YOLO(cell.train["model"]).task in ("detect", "obb")
+            assert YOLO(run.model_file(cell, cell.train["model"])).task in ("detect", "obb")
+            assert cell.weights in (None, *content["rows"])
         for rule in cell.rules.values():
             check_options(rule, "val")
