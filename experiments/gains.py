@@ -1,0 +1,77 @@
+"""Draw gains over a baseline: ``python experiments/gains.py IMAGE FOLDER [FOLDER ...] ROW:RULE ROW:RULE [...]``.
+
+FOLDER is what `run.py` wrote for a grid; there is one panel for each. The first ROW:RULE is the baseline
+(``stock:hard``), the others are bars: the mean over seeds of the difference of AP to the baseline of the same seed, and
+its standard deviation. Also prints the table of these numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+
+from yolo_uncert.report.style import BLUE, GREEN, GREY, ORANGE, canvas
+
+COLUMNS = ("AP50", "AP75", "AP85", "AP90", "AP")
+COLOURS = (GREY, ORANGE, GREEN, BLUE)
+
+
+def numbers(folder: Path, name: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return AP in percent by column, ``Array[C]``, for each seed that a ROW:RULE of a grid has been evaluated with.
+
+    Raises:
+        ValueError: The grid has no such row or rule.
+    """
+    row, _, rule = name.partition(":")
+    found = {}
+    for file in sorted(folder.glob(f"{row}-s*/results.json")):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        if rule in results:
+            found[file.parent.name.removeprefix(f"{row}-s")] = np.array([results[rule][column] for column in COLUMNS])
+    if not found:
+        raise ValueError(f"{folder} has no results of row {row!r} with rule {rule!r}")
+    return found
+
+
+def gains(folder: Path, baseline: str, name: str) -> npt.NDArray[np.float64]:
+    """Return the differences to the baseline by seed and column, ``Array[S, C]``, of the seeds that both have."""
+    base, ours = numbers(folder, baseline), numbers(folder, name)
+    return np.array([ours[seed] - base[seed] for seed in ours if seed in base])
+
+
+def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
+    """Draw the bars of one grid and print its table."""
+    width = 0.8 / len(compared)
+    print(f"\n{folder.name}: difference to {baseline}\n| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+    for i, (name, colour) in enumerate(zip(compared, COLOURS, strict=False)):
+        difference = gains(folder, baseline, name)
+        mean, std = difference.mean(0), difference.std(0, ddof=1) if len(difference) > 1 else None
+        place = np.arange(len(COLUMNS)) + (i - (len(compared) - 1) / 2) * width
+        axes.bar(place, mean, width, yerr=std, color=colour, ecolor="#555555", capsize=2, label=name.replace(":", ", "))
+        spread = [""] * len(mean) if std is None else [f" ± {value:.1f}" for value in std]
+        print(f"| {name} | {' | '.join(f'{m:+.1f}{s}' for m, s in zip(mean, spread, strict=True))} |")
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(COLUMNS)), COLUMNS)
+    axes.set_title(f"{folder.name}, {len(difference)} seed{'s' * (len(difference) > 1)}")
+
+
+def main(image: str, *words: str) -> None:
+    """Draw one panel for each folder."""
+    folders = [Path(word) for word in words if ":" not in word]
+    baseline, *compared = (word for word in words if ":" in word)
+    with canvas(Path(image), (5.2 * len(folders), 3.6)) as figure:
+        for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False)[0], folders, strict=True):
+            panel(axes, folder, baseline, compared)
+        figure.axes[0].set_ylabel(f"AP over {baseline.replace(':', ', ')}, percent")
+        figure.axes[0].legend(loc="upper left", fontsize=8)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -1,0 +1,44 @@
+"""The plot of gains over a baseline: differences by seed, and what is said where a result is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SPEC = importlib.util.spec_from_file_location("gains", Path(__file__).parents[1] / "experiments/gains.py")
+gains = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(gains)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two rows; the second one lacks a seed."""
+    for cell, ap in (("a-s0", 50.0), ("a-s1", 60.0), ("b-s1", 63.0)):
+        (tmp_path / "grid" / cell).mkdir(parents=True)
+        numbers = {column: ap + i for i, column in enumerate(gains.COLUMNS)}
+        text = json.dumps({"hard": numbers, "soft + vote": {k: v + 2 for k, v in numbers.items()}})
+        (tmp_path / "grid" / cell / "results.json").write_text(text, encoding="utf-8")
+    return tmp_path / "grid"
+
+
+def test_differences_are_those_of_the_same_seed(folder):
+    np.testing.assert_array_equal(gains.gains(folder, "a:hard", "a:soft + vote"), np.full((2, 5), 2.0))
+    np.testing.assert_array_equal(gains.gains(folder, "a:hard", "b:hard"), np.full((1, 5), 3.0))
+
+
+def test_table_and_picture(folder, tmp_path, capsys):
+    gains.main(str(tmp_path / "g.png"), str(folder), "a:hard", "a:soft + vote", "b:hard")
+    assert (tmp_path / "g.png").stat().st_size > 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "| a:soft + vote |" + " +2.0 ± 0.0 |" * 5
+    assert lines[-1] == "| b:hard |" + " +3.0 |" * 5
+
+
+@pytest.mark.parametrize("name", ["c:hard", "a:hardest"])
+def test_an_unknown_row_or_rule_is_named(folder, name):
+    with pytest.raises(ValueError, match=rf"no results of row '{name[0]}' with rule '{name[2:]}'"):
+        gains.gains(folder, "a:hard", name)
