@@ -28,6 +28,7 @@ from ultralytics.utils import LOGGER
 import yolo_uncert
 from yolo_uncert import YOLO
 from yolo_uncert.files import replacing
+from yolo_uncert.functional.residuals import rank_correlation
 
 AP_COLUMNS = {"AP50": 0, "AP75": 5, "AP85": 7, "AP90": 8}
 SIGMA_COLUMNS = {
@@ -112,7 +113,11 @@ def evaluate(cell: Cell, checkpoint: Path) -> dict[str, dict[str, float]]:
 
 
 def numbers(metrics: Any) -> dict[str, float]:
-    """Return what the table shows of a validation: AP in percent, sigma in pixels."""
+    """Return what the table shows of a validation: AP in percent, sigma in pixels.
+
+    ``rank of scores`` is the rank correlation of the matched boxes' scores with their overlaps: how well the score
+    knows the place.
+    """
     ap = np.asarray(metrics.box.all_ap).reshape(-1, 10).mean(0)
     found = {name: 100 * float(ap[column]) for name, column in AP_COLUMNS.items()}
     found["AP"] = 100 * float(ap.mean())
@@ -120,6 +125,7 @@ def numbers(metrics: Any) -> dict[str, float]:
         if table.caption == "Exact IoU":
             found |= {f"exact {k}": 100 * float(v) for k, v in zip(table.header[1:4], table.rows[0][1:4], strict=True)}
     found |= {name: float(getattr(metrics.sigma, key, np.nan)) for name, key in SIGMA_COLUMNS.items()}
+    found["rank of scores"] = rank_correlation(metrics.matches.conf, metrics.matches.iou)
     return found
 
 
