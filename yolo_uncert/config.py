@@ -75,7 +75,7 @@ class DFLOptions:
     decode: str = option(
         "mean", "Side distance: mean of the distribution, or its local peak.", choices=("mean", "peak")
     )
-    window: int = option(1, "Bins on each side of the arg-max that count as the peak.", low=0)
+    window: int = option(2, "Bins on each side of the arg-max that count as the peak.", low=0)
 
 
 @dataclass(frozen=True)
