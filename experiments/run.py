@@ -3,8 +3,9 @@
 A grid names data, training options, rows (a model yaml each, by name or written out, with options of its own), seeds,
 and the rules of suppression that every trained model is evaluated with. A row with ``weights: ROW`` is not trained: it
 reads that row's weights with a head of its own. Each cell has a folder under OUT (default runs/experiments); what is
-there is not done again, and an interrupted training goes on from its last epoch. Further words are training options of
-all rows, such as ``device=0`` or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
+there is not done again, and an interrupted training goes on from its last epoch (options are not compared with those of
+cells that are there: use another OUT for trials). Further words are training options of all rows, such as ``device=0``
+or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
 """
 
 from __future__ import annotations
