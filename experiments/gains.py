@@ -52,7 +52,8 @@ def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
         difference = gains(folder, baseline, name)
         mean, std = difference.mean(0), difference.std(0, ddof=1) if len(difference) > 1 else None
         place = np.arange(len(COLUMNS)) + (i - (len(compared) - 1) / 2) * width
-        axes.bar(place, mean, width, yerr=std, color=colour, ecolor="#555555", capsize=2, label=name.replace(":", ", "))
+        errors = {"elinewidth": 1, "ecolor": "#555555", "capsize": 2}
+        axes.bar(place, mean, width, yerr=std, color=colour, error_kw=errors, label=name.replace(":", ", "))
         spread = [""] * len(mean) if std is None else [f" ± {value:.1f}" for value in std]
         print(f"| {name} | {' | '.join(f'{m:+.1f}{s}' for m, s in zip(mean, spread, strict=True))} |")
     axes.axhline(0, color="black", linewidth=0.8)
@@ -65,10 +66,11 @@ def main(image: str, *words: str) -> None:
     folders = [Path(word) for word in words if ":" not in word]
     baseline, *compared = (word for word in words if ":" in word)
     with canvas(Path(image), (5.2 * len(folders), 3.6)) as figure:
-        for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False)[0], folders, strict=True):
+        for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False, sharey=True)[0], folders, strict=True):
             panel(axes, folder, baseline, compared)
         figure.axes[0].set_ylabel(f"AP over {baseline.replace(':', ', ')}, percent")
-        figure.axes[0].legend(loc="upper left", fontsize=8)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(compared))
 
 
 if __name__ == "__main__":
