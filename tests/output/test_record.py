@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 from ultralytics.engine.results import Results
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, YAML
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import USAGE_ERROR, main
@@ -19,6 +19,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.output import columns, record, rows_of
 from yolo_uncert.output.record import Positions
 from yolo_uncert.streams.loader import Streams
+from yolo_uncert.tracking.options import resolve_tracker
 
 FPS = 8
 
@@ -160,7 +161,9 @@ def test_tracks_have_their_id(run, models, images, tmp_path):
     for _ in range(4):
         writer.write(clearest.orig_img)
     writer.release()
-    results, rows = run(tmp_path / "still.avi", mode="track")
+    low = {"track_high_thresh": 0.05, "track_low_thresh": 0.01, "new_track_thresh": 0.05}  # scores of a short training
+    YAML.save(tmp_path / "low.yaml", {**YAML.load(resolve_tracker("bytetrack-uncert.yaml")), **low})
+    results, rows = run(tmp_path / "still.avi", mode="track", tracker=str(tmp_path / "low.yaml"), conf=0.05)
     expected = [row for result in results for row in rows_of(result)]
     assert without_position(rows()) == without_position(expected)
     assert {row["track_id"] for row in expected} == {int(i) for result in results for i in result.boxes.id}
