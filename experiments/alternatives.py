@@ -27,7 +27,7 @@ import torch
 import yaml
 from cost import costs
 from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, mean_box, paired_boxes, spread, validate
-from run import Cell, cells, write
+from run import Cell, cells, checkpoint, write
 from run import spread as mean_and_deviation
 from scaling import Sample, measure, temperatures
 from ultralytics.utils import LOGGER
@@ -46,7 +46,7 @@ class Source:
 
     def __init__(self, cell: Cell, others: list[Cell]) -> None:
         """Load the checkpoints."""
-        self.facades = [YOLO(checkpoint(c)) for c in (cell, *others)]
+        self.facades = [YOLO(trained(c)) for c in (cell, *others)]
         self.options, self.rules = cell.evaluate, cell.rules
         if self.facades[0].task != "detect":
             sys.exit(f"{cell.row} is not a detector of horizontal boxes, the only ones that this compares")
@@ -123,12 +123,11 @@ class Source:
             return validate(facade, **{**self.options, "split": split, **options})
 
 
-def checkpoint(cell: Cell) -> Path:
+def trained(cell: Cell) -> Path:
     """Return the checkpoint of a cell that ``experiments/run.py`` has trained."""
-    for name in ("best.pt", "last.pt"):
-        if (file := cell.folder / "weights" / name).is_file():
-            return file
-    sys.exit(f"{cell.folder} holds no checkpoint: train the grid with experiments/run.py first")
+    if not (file := checkpoint(cell.folder)).is_file():
+        sys.exit(f"{cell.folder} holds no checkpoint: train the grid with experiments/run.py first")
+    return file
 
 
 def constant(source: Source, split: str) -> Sample:
@@ -233,7 +232,7 @@ def main(grid_file: str, runs: str, out_file: str = "") -> None:
     if not all(cell.evaluate.get("split", TUNE) != TUNE for cell in grid):
         sys.exit(f"{file} is evaluated on {TUNE}, which everything here is fitted on: name another split")
     lines = measured(grid, out)
-    ours = {row: [checkpoint(cell) for cell in grid if cell.row == row] for row in METHODS if row != "stock"}
+    ours = {row: [trained(cell) for cell in grid if cell.row == row] for row in METHODS if row != "stock"}
     stock = next(cell for cell in grid if cell.row == "stock")
     times = costs(out.with_name(f"{out.stem}-cost.csv"), stock.train["model"], ours, stock.evaluate)
     for rows in (table(lines, times), [["work", "cost"], *([name, f"{ratio:.3f}"] for name, ratio in times.items())]):

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 
-from yolo_uncert.report.style import BLUE, GREEN, GREY, ORANGE, canvas
+from yolo_uncert.report.style import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, canvas
 
 COLUMNS = ("AP50", "AP75", "AP85", "AP90", "AP")
-COLOURS = (GREY, ORANGE, GREEN, BLUE)
+COLOURS = (GREY, ORANGE, GREEN, BLUE, PURPLE, RED)
 
 
 def numbers(folder: Path, name: str) -> dict[str, npt.NDArray[np.float64]]:
@@ -39,8 +40,14 @@ def numbers(folder: Path, name: str) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def gains(folder: Path, baseline: str, name: str) -> npt.NDArray[np.float64]:
-    """Return the differences to the baseline by seed and column, ``Array[S, C]``, of the seeds that both have."""
+    """Return the differences to the baseline by seed and column, ``Array[S, C]``, of the seeds that both have.
+
+    Raises:
+        ValueError: They have no seed in common.
+    """
     base, ours = numbers(folder, baseline), numbers(folder, name)
+    if not base.keys() & ours.keys():
+        raise ValueError(f"{folder}: {baseline} and {name} have no seed in common")
     return np.array([ours[seed] - base[seed] for seed in ours if seed in base])
 
 
@@ -48,7 +55,7 @@ def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
     """Draw the bars of one grid and print its table."""
     width = 0.8 / len(compared)
     print(f"\n{folder.name}: difference to {baseline}\n| | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    for i, (name, colour) in enumerate(zip(compared, COLOURS, strict=False)):
+    for i, (name, colour) in enumerate(zip(compared, cycle(COLOURS), strict=False)):
         difference = gains(folder, baseline, name)
         mean, std = difference.mean(0), difference.std(0, ddof=1) if len(difference) > 1 else None
         place = np.arange(len(COLUMNS)) + (i - (len(compared) - 1) / 2) * width
@@ -64,7 +71,10 @@ def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
 def main(image: str, *words: str) -> None:
     """Draw one panel for each folder."""
     folders = [Path(word) for word in words if ":" not in word]
-    baseline, *compared = (word for word in words if ":" in word)
+    names = [word for word in words if ":" in word]
+    if not folders or len(names) < 2:
+        sys.exit(__doc__)
+    baseline, *compared = names
     with canvas(Path(image), (5.2 * len(folders), 3.6)) as figure:
         for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False, sharey=True)[0], folders, strict=True):
             panel(axes, folder, baseline, compared)
@@ -74,6 +84,6 @@ def main(image: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 5:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -100,14 +100,14 @@ def model_file(cell: Cell, model: str | Mapping[str, Any]) -> str | Path:
     return file
 
 
-def evaluate(cell: Cell, checkpoint: Path) -> dict[str, dict[str, float]]:
+def evaluate(cell: Cell, weights: Path) -> dict[str, dict[str, float]]:
     """Evaluate a trained cell with every rule that it has no results of yet."""
     file = cell.folder / "results.json"
     results: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for name, rule in cell.rules.items():
         if name not in results:
             options = {"plots": False, "verbose": False, "project": str(cell.folder), "name": "val", "exist_ok": True}
-            metrics = YOLO(checkpoint).val(**{**options, **cell.evaluate, **rule})
+            metrics = YOLO(weights).val(**{**options, **cell.evaluate, **rule})
             results[name] = numbers(metrics)
             write(file, results)
     return results

@@ -38,6 +38,23 @@ def test_table_and_picture(folder, tmp_path, capsys):
     assert lines[-1] == "| b:hard |" + " +3.0 |" * 5
 
 
+def test_every_compared_row_is_shown(folder, tmp_path, capsys):
+    gains.main(str(tmp_path / "g.png"), str(folder), "a:hard", *["a:soft + vote"] * 8)
+    assert capsys.readouterr().out.count("| a:soft + vote |") == 8
+
+
+def test_rows_without_a_common_seed(folder):
+    (folder / "b-s1").rename(folder / "b-s2")
+    with pytest.raises(ValueError, match="a:hard and b:hard have no seed in common"):
+        gains.gains(folder, "a:hard", "b:hard")
+
+
+@pytest.mark.parametrize("words", [(), ("a:hard", "b:hard"), ("grid", "a:hard")])
+def test_usage_is_shown_for_too_few_words(words):
+    with pytest.raises(SystemExit, match="Draw gains over a baseline"):
+        gains.main("g.png", *words)
+
+
 @pytest.mark.parametrize("name", ["c:hard", "a:hardest"])
 def test_an_unknown_row_or_rule_is_named(folder, name):
     with pytest.raises(ValueError, match=rf"no results of row '{name[0]}' with rule '{name[2:]}'"):
