@@ -22,8 +22,9 @@ from yolo_uncert.config import OptionError, suggest
 from yolo_uncert.demo import demo
 from yolo_uncert.dota import prepare_dota
 from yolo_uncert.engine.info import describe_model
-from yolo_uncert.help import MODES, mode_help, overview
+from yolo_uncert.help import mode_help, overview
 from yolo_uncert.model import YOLO
+from yolo_uncert.modes import MODES
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes import detect_scene, detect_scenes

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+from yolo_uncert.streams.capture import FALLBACK_FPS
 from yolo_uncert.streams.files import Files
-from yolo_uncert.streams.reader import FALLBACK_FPS
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 

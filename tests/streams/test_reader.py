@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from yolo_uncert.streams.reader import FALLBACK_FPS, Reader, Rules, delays, is_remote, open_capture
+from yolo_uncert.streams.capture import FALLBACK_FPS
+from yolo_uncert.streams.reader import Reader, Rules, delays
 
 QUICK = Rules(patience=5.0)
 
@@ -184,17 +185,3 @@ def test_delays_double_up_to_a_limit_with_a_random_part():
         for limit, delay in zip(upper, attempt, strict=False):
             assert limit / 2 <= delay <= limit
     assert next(delays()) != next(delays())
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [(0, False), ("a/b.mp4", False), ("C:/b.mp4", False), ("rtsp://a/b", True), ("pipe:0", True)],
-)
-def test_what_is_remote(source, expected):
-    assert is_remote(source) is expected
-
-
-def test_real_captures(clip, tmp_path, camera):
-    assert open_capture(clip(tmp_path / "a.mp4")).read()[0]
-    assert open_capture(camera().url).read()[0]
-    assert not open_capture("http://127.0.0.1:9/").isOpened()

@@ -1,7 +1,7 @@
 """Which code computes: the numba kernels, plain torch where numba is missing, or, if asked for, Triton on a GPU.
 
-The first two run on the CPU, in float64, on the arrays that `Candidates` prepares. The candidates of an image are few:
-copying them from a device, once, costs less than launching a kernel for every pick there.
+The first two run on the CPU, in float64, on the arrays that `CheckedCandidates` holds. The candidates of an image are
+few: copying them from a device, once, costs less than launching a kernel for every pick there.
 
 ``triton`` suppresses all images of a batch on their GPU in a single launch. It has been run in Triton's interpreter
 only, and no GPU has timed it yet: therefore ``auto`` keeps the CPU kernels, and only ``backend="triton"`` runs it.

@@ -46,7 +46,7 @@ class Kept(Generic[Array]):
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CheckedCandidates:
     """Checked candidates of one image in float64, without those that hold numbers that cannot be used.
 
     Attributes:
@@ -66,7 +66,7 @@ class Candidates:
     single: bool
 
     @classmethod
-    def of(cls, boxes: Array, scores: Array, classes: Array | None, variances: Array | None) -> Candidates:
+    def of(cls, boxes: Array, scores: Array, classes: Array | None, variances: Array | None) -> CheckedCandidates:
         """Check and convert candidates; a warning counts those that are not finite.
 
         Raises:

@@ -345,7 +345,7 @@ def suppress(
         scores: ``[N]``.
         labels: ``[N]`` classes, small numbers; candidates with a negative one do not take part.
         votes: Factors ``[N, 4]`` or ``[N, 5]`` of the votes, and terms of the merged variance of the same shape or
-            ``[N, 0]``, as `Candidates.votes` makes them; without vote they do not matter.
+            ``[N, 0]``, as `CheckedCandidates.votes` makes them; without vote they do not matter.
         rules: Method and thresholds.
 
     Returns:

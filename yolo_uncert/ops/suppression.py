@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from yolo_uncert.ops.backend import Floats, Ints, get_backend, get_device_backend
-from yolo_uncert.ops.candidates import Array, Candidates, Kept, column, restore, restore_index
+from yolo_uncert.ops.candidates import Array, CheckedCandidates, Kept, column, restore, restore_index
 from yolo_uncert.ops.options import Rules, Suppression
 
 DEFAULT = Suppression()
@@ -61,7 +61,7 @@ def suppress(
     check_guided(options, ious)
     if device := get_device_backend(backend):
         return device.suppress_images([(boxes, scores, classes, variances, ious)], options)[0]
-    candidates = Candidates.of(boxes, scores, classes, variances)
+    candidates = CheckedCandidates.of(boxes, scores, classes, variances)
     rank = candidates.scores if ious is None else column("ious", ious, len(candidates.boxes))
     kept = _solve(candidates, rank, options, backend)
     return _as_given(kept, boxes, scores, variances)
@@ -110,7 +110,7 @@ def soft_nms(
 
 
 def _solve(
-    candidates: Candidates, rank: Floats, options: Suppression, backend: str
+    candidates: CheckedCandidates, rank: Floats, options: Suppression, backend: str
 ) -> tuple[Ints, Floats, Floats, Floats]:
     solver, boxes, scores = get_backend(backend), candidates.boxes, candidates.scores
     rules = Rules.of(options, len(boxes), single=candidates.single, variances=candidates.has_variances)

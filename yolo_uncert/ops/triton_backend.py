@@ -194,7 +194,7 @@ def _geometry(boxes: Tensor, single: bool) -> Tensor:
 
 
 def _votes(batch: _Batch, weight: str, *, fused: bool) -> tuple[Tensor, Tensor]:
-    """Factors and terms ``Tensor[S, M]`` as of `Candidates.votes`."""
+    """Factors and terms ``Tensor[S, M]`` as of `CheckedCandidates.votes`."""
     scores = torch.where(batch.usable, batch.scores.clamp(min=LEAST_SCORE), 0.0)
     sides = batch.variances.T
     if not len(sides):

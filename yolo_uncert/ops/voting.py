@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yolo_uncert.ops.backend import get_backend
-from yolo_uncert.ops.candidates import Array, Candidates, integers, restore
+from yolo_uncert.ops.candidates import Array, CheckedCandidates, integers, restore
 from yolo_uncert.ops.options import Rules, Suppression
 
 
@@ -64,7 +64,7 @@ def var_vote(
         algorithm 1, for horizontal boxes; the oriented form and the merged variance are additions.
     """
     settings = _settings(options)
-    candidates = Candidates.of(boxes, scores, classes, variances)
+    candidates = CheckedCandidates.of(boxes, scores, classes, variances)
     count = len(candidates.boxes)
     index = integers(kept).reshape(-1)
     if len(index) and not (index.min() >= 0 and index.max() < count):

@@ -12,8 +12,8 @@ import cv2
 from ultralytics.data.loaders import LoadImagesAndVideos, SourceTypes
 from ultralytics.utils import LOGGER
 
+from yolo_uncert.streams.capture import FALLBACK_FPS
 from yolo_uncert.streams.pixels import as_uint8
-from yolo_uncert.streams.reader import FALLBACK_FPS
 
 LISTS = (".txt", ".csv")
 WHOLE = 64

@@ -9,8 +9,8 @@ import numpy as np
 from ultralytics.data.loaders import LoadPilAndNumpy, SourceTypes
 from ultralytics.utils import LOGGER
 
+from yolo_uncert.streams.capture import FALLBACK_FPS
 from yolo_uncert.streams.pixels import as_uint8
-from yolo_uncert.streams.reader import FALLBACK_FPS
 
 
 class Frames(LoadPilAndNumpy):

@@ -8,7 +8,8 @@ from typing import Any
 
 from ultralytics.data.loaders import LoadStreams, SourceTypes
 
-from yolo_uncert.streams.reader import FALLBACK_FPS, Frame, Reader, Rules, open_capture
+from yolo_uncert.streams.capture import FALLBACK_FPS, open_capture
+from yolo_uncert.streams.reader import Frame, Reader, Rules
 
 POLL = 0.2
 """Seconds after which a wait for frames looks up, so that Ctrl-C gets through on every platform."""

@@ -10,25 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Condition, Event, Thread
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from ultralytics.data.loaders import get_best_youtube_url
 from ultralytics.utils import LOGGER
+
+from yolo_uncert.streams.capture import FALLBACK_FPS, PUSHED, is_remote, open_capture
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 
-TIMEOUT_MS = 10_000
-"""Milliseconds after which a network stream that neither opens nor sends anything is taken for lost."""
-
 STABLE = 5.0
 """Seconds after which a connection counts as recovered: the next loss starts again with short delays."""
-
-FALLBACK_FPS = 30.0
-PUSHED = ("rtsp", "rtmp", "udp", "rtp", "srt", "tcp")
-"""Schemes whose frames come at their own pace, recorded or live."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +64,6 @@ def delays(first: float = 0.5, most: float = 30.0) -> Iterator[float]:
     random = np.random.default_rng()
     for tries in itertools.count():
         yield min(first * 2.0 ** min(tries, 32), most) * float(random.uniform(0.5, 1.0))
-
-
-def open_capture(source: str | int) -> Any:
-    """Return an OpenCV capture of a stream, which may have failed to open.
-
-    Args:
-        source: Camera number, stream address, or path of a video.
-    """
-    if isinstance(source, int) or not is_remote(source):
-        return cv2.VideoCapture(source)
-    if urlsplit(source).hostname in {"www.youtube.com", "youtube.com", "youtu.be"}:
-        source = get_best_youtube_url(source) or source
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-    return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-
-
-def is_remote(source: str | int) -> bool:
-    """Return whether a source is an address, or standard input, rather than a camera number or a path."""
-    return isinstance(source, str) and ("://" in source or source.startswith("pipe:"))
 
 
 def _for(seconds: float) -> str:

@@ -14,10 +14,11 @@ from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadScreenshots, SourceTypes
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 
+from yolo_uncert.streams.capture import PUSHED
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames, npy_frames
 from yolo_uncert.streams.loader import Streams
-from yolo_uncert.streams.reader import PUSHED, Rules
+from yolo_uncert.streams.reader import Rules
 
 BUFFER = 30
 """Frames per stream that may wait for the model when none is to be missed."""
