@@ -139,3 +139,12 @@ def test_real_data_is_found_and_accepted_by_ultralytics(shared_data, monkeypatch
     checked = check_det_dataset(resolve_data(name, shared_data), autodownload=False)
     assert checked["names"] == _read(folder / "data.yaml")["names"]
     assert Path(checked["val"]).is_dir()
+
+
+@pytest.mark.parametrize("name", ["hituav", "voc07"])
+def test_splits_are_those_of_the_lists(shared_data, name):
+    listed = (Path(__file__).parents[1] / f"experiments/splits/{name}.txt").read_text(encoding="utf-8").split()
+    images = shared_data / name / "images"
+    if not images.is_dir():
+        pytest.skip(f"no {images}")
+    assert sorted(listed) == sorted(f"{file.parent.name}/{file.name}" for file in images.glob("*/*.jpg"))
