@@ -25,6 +25,7 @@ import ultralytics
 import yaml
 from ultralytics.cfg import parse_key_value_pair
 from ultralytics.utils import LOGGER
+from ultralytics.utils.patches import torch_load
 
 import yolo_uncert
 from yolo_uncert import YOLO
@@ -73,7 +74,8 @@ def train(cell: Cell) -> Path:
     start = time.time()
     options = {**cell.train, "project": str(cell.folder.parent.resolve()), "name": cell.folder.name, "exist_ok": True}
     if last.is_file():
-        YOLO(last).train(resume=True)
+        if torch_load(last, map_location="cpu").get("optimizer") is not None:  # it has not finished
+            YOLO(last).train(resume=True)
     elif cell.weights:
         trained = checkpoint(cell.folder.parent / f"{cell.weights}-s{cell.seed}")
         last.parent.mkdir(parents=True, exist_ok=True)

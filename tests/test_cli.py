@@ -69,6 +69,9 @@ def model(monkeypatch):
         ("train retrofit", ("train", {"retrofit": True})),
         ("train iou_alpha=0.3 sigma_source=None", ("train", {"iou_alpha": 0.3, "sigma_source": None})),
         ("demo out=here", ("demo", {"out": "here"})),
+        ("demo out=2024 data_root=1e3", ("demo", {"out": "2024", "data_root": "1e3"})),
+        ("demo out=None", ("demo", {"out": None})),
+        ("predict half=True line_thickness=2", ("predict", {"quantize": 16, "line_width": 2})),
         ("calibrate level=0.8 remove=True", ("calibrate", {"level": 0.8, "remove": True})),
     ],
 )

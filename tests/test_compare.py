@@ -31,6 +31,8 @@ def test_options_with_several_values_make_variants():
     assert _settings(options) == [{"suppress": s, "var_vote": v} for s in ("hard", "soft") for v in (False, True)]
     assert options == {"classes": [0, 1], "conf": 0.1}, "a list of classes is one value"
     assert _settings({"suppress": "soft"}) == [{}]
+    assert _settings({"vote_sigma": "0.02, 0.05"}) == [{"vote_sigma": 0.02}, {"vote_sigma": 0.05}]
+    assert _settings({"var_vote": "True,False"}) == [{"var_vote": True}, {"var_vote": False}]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from yolo_uncert import demo as module
 from yolo_uncert.cli import main
 from yolo_uncert.config import OptionError
 from yolo_uncert.demo import MODELS, demo
+from yolo_uncert.help import mode_help
 from yolo_uncert.synthetic import SceneSpec, load_truth
 
 EASY = {"objects": (1, 2), "size": (0.2, 0.45), "sigma": (0.3, 1.0), "classes": ("disc", "plate")}
@@ -69,3 +70,11 @@ def test_unknown_task(tmp_path):
 def test_too_few_scenes(tmp_path, scenes):
     with pytest.raises(OptionError, match="scenes must be a whole number of at least 4"):
         demo(scenes=scenes, out=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["name", "project", "exist_ok"])
+def test_places_have_an_option_of_their_own(tmp_path, name):
+    with pytest.raises(OptionError, match=f"demo: {name} has no effect here, out= says"):
+        demo(out=str(tmp_path), **{name: "x"})
+    assert list(tmp_path.iterdir()) == []
+    assert f"  {name}=" not in mode_help("demo")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from yolo_uncert import YOLO
@@ -91,11 +92,21 @@ def test_an_interrupted_training_goes_on(run, tmp_path, monkeypatch):
     cell = run.Cell("a", 0, tmp_path / "a-s0", {"model": "m.yaml", "epochs": 3}, {}, {})
     last = cell.folder / "weights" / "last.pt"
     last.parent.mkdir(parents=True)
-    last.touch()
+    torch.save({"optimizer": {"state": {}}}, last)
     assert run.train(cell) == last
     assert calls == [(str(last), {"resume": True})]
     run.train(cell)
     assert len(calls) == 1, "it is marked as trained"
+
+
+def test_a_training_stopped_after_its_end_is_not_started_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "YOLO", lambda *_: pytest.fail("trained again"))
+    cell = run.Cell("a", 0, tmp_path / "a-s0", {"model": "m.yaml", "epochs": 3}, {}, {})
+    last = cell.folder / "weights" / "last.pt"
+    last.parent.mkdir(parents=True)
+    torch.save({"optimizer": None}, last)
+    assert run.train(cell) == last
+    assert (cell.folder / "trained.json").is_file()
 
 
 def test_table_by_hand(run):

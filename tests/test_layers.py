@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("evaluation",),
     ("paths", "schema", "config", "data", "synthetic"),
     ("run_options",),
+    ("modes",),
     ("streams",),
     ("losses",),  # knows predictions, not heads
     ("tracking",),
@@ -113,3 +115,10 @@ def test_an_upward_import_is_found(file, source):
 )
 def test_a_downward_import_is_fine(file, source):
     assert violations(source, Path(file)) == []
+
+
+def test_numbers_become_float64_on_the_host():
+    """Apple's GPUs have no float64: ``x.double().cpu()`` fails there, or gives zeros."""
+    wrong = re.compile(r"\.double\(\)\.cpu|\.to\([^)]*float64[^)]*\)\.cpu|\.to\(.cpu., (torch.float64|tensor_dtype)")
+    found = [str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if wrong.search(file.read_text("utf-8"))]
+    assert found == []

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import ultralytics
+import yaml
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from yolo_uncert import YOLO
@@ -92,3 +95,31 @@ def test_unknown_options_are_refused_with_a_suggestion(tiny, mode):
 def test_a_model_that_does_not_exist_is_named():
     with pytest.raises((OptionError, FileNotFoundError), match="yolo99n-uncert"):
         YOLO("yolo99n-uncert.yaml")
+
+
+def test_after_a_training_the_model_is_its_checkpoint(tiny, tmp_path):
+    start = tmp_path / "start.pt"
+    start.write_bytes(Path(tiny.weights("detect")).read_bytes())
+    for source in ("yolov8n-uncert.yaml", str(start)):
+        model = YOLO(source)
+        trainer = tiny.train(model, "again", epochs=1, val=False)
+        assert Path(model.ckpt_path) == model._checkpoint() == Path(trainer.save_dir) / "weights" / "best.pt"
+
+
+def test_data_of_the_training_are_the_default_of_a_validation(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("ultralytics.engine.model.Model.val", lambda self, validator=None, **given: seen.update(given))
+    (tmp_path / "bccd").mkdir()
+    YOLO("uncert-bccd-n.pt").val(data_root=str(tmp_path))
+    assert yaml.safe_load(Path(seen["data"]).read_text(encoding="utf-8"))["path"] == str(tmp_path / "bccd")
+
+
+@pytest.mark.parametrize(("verb", "message"), [("tune", "use_ray=True"), ("benchmark", "for classes")])
+def test_what_upstream_would_do_with_stock_models_is_refused(tiny, monkeypatch, verb, message):
+    called = []
+    monkeypatch.setattr(f"ultralytics.engine.model.Model.{verb}", lambda *args, **given: called.append(verb))
+    with pytest.raises(OptionError, match=f"^{verb}: .*{message}"):
+        getattr(YOLO("yolo11n-uncert.yaml"), verb)(data="x.yaml")
+    assert not called
+    getattr(YOLO("yolo11n.yaml"), verb)(data="x.yaml")
+    assert called == [verb]

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ultralytics.cfg import TASKS, merge_equals_args, parse_key_value_pair
+from ultralytics.cfg import TASKS, _handle_deprecation, merge_equals_args, parse_key_value_pair
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.files import increment_path
@@ -33,6 +33,10 @@ from yolo_uncert.streams.signals import sigterm_as_interrupt
 
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: the command was wrong, what it asked for failed, or Ctrl-C or SIGTERM (128 + SIGINT, as in shells)."""
+
+
+FOLDERS = ("out", "data_root")
+"""Options whose value is no Python: a folder may be named 2024."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +103,7 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
     if file := options.pop("cfg", None):
         options = {k: v for k, v in {**YAML.load(check_yaml(file)), **options}.items() if k != "cfg"}
     mode = _mode(options)
+    options = _handle_deprecation(options)
     # save_dir is no default of Ultralytics, but stands in the args.yaml of its runs.
     allowed = [*defaults, "save_dir", *MODES[mode].own]
     for key in options:
@@ -135,7 +140,7 @@ def _key_value(text: str) -> tuple[str, Any]:
         key, value = parse_key_value_pair(text)
     except AssertionError as error:
         raise OptionError(str(error)) from error
-    return key, value
+    return key, text.partition("=")[2].strip() if key in FOLDERS and value is not None else value
 
 
 def _load(options: dict[str, Any]) -> YOLO:
@@ -202,7 +207,7 @@ def _scene(options: dict[str, Any]) -> None:
 def _prepare(options: dict[str, Any]) -> None:
     if options.get("source") is None:
         raise OptionError("source= is missing: a folder with the images and labelTxt of train, val and test")
-    print(prepare_dota(options.pop("source"), options.pop("out", None), **options).summary())
+    print(prepare_dota(str(options.pop("source")), options.pop("out", None), **options).summary())
 
 
 def _export(options: dict[str, Any]) -> None:

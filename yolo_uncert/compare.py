@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ultralytics.cfg import smart_value
 from ultralytics.utils import LOGGER
 from ultralytics.utils.files import increment_path
 
@@ -184,7 +185,7 @@ def _cell(key: str, interval: Interval, sign: str = "") -> str:
 
 def _listed(value: Any) -> list[Any]:
     if isinstance(value, str):
-        return [v.strip() for v in value.split(",")]
+        return [smart_value(v.strip()) for v in value.split(",")]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -16,6 +16,7 @@ from yolo_uncert.engine.figures import contact_sheet, enlarge, noise_plot
 from yolo_uncert.engine.options import split_options
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.model import YOLO
+from yolo_uncert.modes import PLACES
 from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
 
 TRAINING: dict[str, Any] = {
@@ -70,12 +71,15 @@ def demo(
         The numbers of the table; none without training.
 
     Raises:
-        OptionError: The task is unknown, there are too few scenes, or data are given and no epochs.
+        OptionError: The task is unknown, there are too few scenes, an option says where files go, or data are given
+            and no epochs.
     """
     if task not in MODELS:
         raise OptionError(f"task is {task!r}. Allowed: {', '.join(MODELS)}")
     if not isinstance(scenes, int) or scenes < 4:
         raise OptionError(f"scenes must be a whole number of at least 4, not {scenes!r}")
+    if given := [name for name in PLACES if name in options]:
+        raise OptionError(f"demo: {given[0]} has no effect here, out= says where files go")
     folder = Path(out).resolve() / task
     settings = {**TRAINING, "seed": seed, **options}
     known = data is None

@@ -92,6 +92,7 @@ def _stock_options(mode: Mode) -> list[str]:
         elif ":" in line and not line.startswith("#"):
             setting, _, doc = line.partition(" # ")
             key, _, value = setting.partition(":")
-            if section.startswith(mode.sections) or key in ("task", "cfg", *mode.stock):
+            heeded = section.startswith(mode.sections) or key in ("task", "cfg", *mode.stock)
+            if heeded and key not in mode.unheeded:
                 rows.append(_row((key, mode.defaults.get(key, value.strip()), doc.strip())))
     return rows

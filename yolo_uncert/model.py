@@ -77,12 +77,17 @@ class YOLO(ultralytics.YOLO):
         if self.ckpt and is_tensor_file(kwargs.get("pretrained")):
             self.load(kwargs.pop("pretrained"))
         results = super().train(trainer, **self._with_data(kwargs))
+        if isinstance(trained := getattr(self.model, "pt_path", None), (str, Path)):
+            # Upstream leaves the file that the training started from, and a calibration would be stored there.
+            self.ckpt_path = str(trained)
         _report(getattr(self.trainer, "validator", None))
         return results
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
         used: list[Any] = []
+        if kwargs.get("data") is None and self.overrides.get("data"):  # what the model was trained on
+            kwargs["data"] = self.overrides["data"]
         self.callbacks["on_val_end"].append(used.append)
         try:
             with self._moments(check_options(kwargs, "val")):
@@ -134,7 +139,7 @@ class YOLO(ultralytics.YOLO):
         check_options(kwargs, "export")
         if ours := split_options(kwargs)[1]:
             raise OptionError(f"export: {next(iter(ours))} is chosen when the exported file predicts, not before")
-        if kwargs.get("nms") and getattr(self.model, "yaml", {}).get("uncertainty") is not None:
+        if kwargs.get("nms") and self._has_branches():
             raise OptionError(
                 "export with nms=True cannot carry the uncertainty channels of this model; export without it, "
                 "yolo-uncert suppresses duplicates itself when it predicts with the exported file"
@@ -178,6 +183,32 @@ class YOLO(ultralytics.YOLO):
         LOGGER.info(f"{'Model without calibration' if own.remove else 'Calibrated model'}: {target}")
         return target
 
+    def tune(self, use_ray: bool = False, *args: Any, **kwargs: Any) -> Any:
+        """Search for training options as Ultralytics does; of a model with branches only with ``use_ray=True``.
+
+        Raises:
+            OptionError: Upstream's own search would start stock trainings, which cannot build this model.
+        """
+        if not use_ray and self._has_branches():
+            raise OptionError(
+                "tune: Ultralytics' search starts its own command, which knows none of these models; with use_ray=True "
+                "it trains within this program"
+            )
+        return super().tune(use_ray, *args, **kwargs)
+
+    def benchmark(self, *args: Any, **kwargs: Any) -> Any:
+        """Benchmark the export formats of a stock model, as Ultralytics does.
+
+        Raises:
+            OptionError: Upstream would read the uncertainty channels of an exported file as further classes.
+        """
+        if self._has_branches():
+            raise OptionError(
+                "benchmark: Ultralytics would take the uncertainty channels of the exported files for classes; export "
+                "to each format, and validate the file with yolo-uncert val model=FILE"
+            )
+        return super().benchmark(*args, **kwargs)
+
     def load(self, weights: str | Path = "yolo26n.pt") -> Any:
         """Load pretrained weights, ``.pt`` or plain tensors (``.npz``, ``.safetensors``); a calibration is dropped."""
         weights = shipped_weights(weights) if isinstance(weights, (str, Path)) else weights
@@ -216,6 +247,9 @@ class YOLO(ultralytics.YOLO):
         """Add a callback once."""
         if function not in self.callbacks[event]:
             self.add_callback(event, function)
+
+    def _has_branches(self) -> bool:
+        return getattr(self.model, "yaml", {}).get("uncertainty") is not None
 
     def _checkpoint(self) -> Path:
         """Return the file of this model.

@@ -21,6 +21,7 @@ class Mode:
         ours: Names of our run options that it heeds.
         own: Options that only this mode has, with their meaning.
         defaults: Defaults of Ultralytics' options that in this mode differ from those of its ``default.yaml``.
+        unheeded: Options of these sections that it does not heed.
     """
 
     doc: str
@@ -30,6 +31,7 @@ class Mode:
     ours: tuple[str, ...] = ()
     own: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
+    unheeded: tuple[str, ...] = ()
 
 
 _SIGMA = (
@@ -55,6 +57,9 @@ _RUN = ("model", "imgsz", "batch", "device", "project", "name", "exist_ok", "ver
 _PREDICT = (*_RUN, "save", "conf", "iou", "max_det", "quantize", "dnn", "nms", "channels_last")
 _DATA = ("data", "workers", "cache", "rect", "single_cls", "fraction", "classes")
 _VAL = (*_RUN, *_DATA, "augment", "agnostic_nms", "channels_last")
+
+PLACES = ("project", "name", "exist_ok")
+"""Options of Ultralytics that say where files go; the demo has ``out`` for that."""
 
 _OF_MODEL = "model's"
 _TRAINED = {"task": _OF_MODEL, "imgsz": _OF_MODEL}
@@ -110,7 +115,7 @@ MODES: dict[str, Mode] = {
             "dnn",
             "compile",
         ),
-        _APPLIED,
+        (*_APPLIED, "interval_level"),
         {
             "source": "A raster or image; or many of them: a folder, a pattern, a .txt file with a name in each line.",
             "tile": "Side of a tile in pixels (default 1024).",
@@ -182,5 +187,6 @@ MODES: dict[str, Mode] = {
             "out": "Folder for data, runs and pictures (default runs/demo).",
             "scenes": "Scenes with known label noise to train on (default 480).",
         },
+        unheeded=PLACES,
     ),
 }

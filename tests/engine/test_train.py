@@ -460,3 +460,11 @@ def test_train_script_of_a_checkout_with_tensorboard(tiny, tmp_path, board_envir
     board = EventAccumulator(str(tmp_path / "script")).Reload()
     shown = set(board.Tags()["scalars"])
     assert {"train/gauss_loss", "val/gauss_loss", "uncert/nll", "uncert/spearman"} <= shown
+
+
+def test_a_model_with_branches_learns_from_a_teacher(tiny):
+    model = YOLO("yolov8n-uncert.yaml")
+    trainer = tiny.train(model, "student", epochs=1, val=False, distill_model=tiny.weights("detect"))
+    assert columns(trainer.save_dir)["train/gauss_loss"][0] != 0
+    assert list(YOLO(Path(trainer.save_dir) / "weights" / "best.pt").model.yaml["uncertainty"])
+    assert len({group["lr"] for group in trainer.optimizer.param_groups if group["params"]}) > 1

@@ -23,12 +23,14 @@ def command(source, out, *more):
 
 
 def test_scene_writes_its_files(picture, tmp_path, caplog):
-    words = ["conf=1e-6", "device=cpu", "bands=3,2,1", "var_vote=True", "classes=0"]
+    words = ["conf=1e-6", "device=cpu", "bands=3,2,1", "var_vote=True", "classes=0", "interval_level=0.5"]
     assert main(command(picture, tmp_path / "out", *words)) == 0
     content = json.loads((tmp_path / "out" / "my_scene-pixels.geojson").read_text())
     assert len(content["features"]) > 0
     assert {feature["properties"]["class"] for feature in content["features"]} == {0}
-    assert len((tmp_path / "out" / "my_scene.jsonl").read_text().splitlines()) == len(content["features"])
+    rows = (tmp_path / "out" / "my_scene.jsonl").read_text().splitlines()
+    assert len(rows) == len(content["features"])
+    assert {json.loads(row)["interval_level"] for row in rows} == {0.5}
     assert "boxes in 3 tiles" in caplog.text
 
 

@@ -67,8 +67,8 @@ def test_tiles_without_a_valid_pixel_are_not_looked_at(rectangles, look_at, blan
 
 def test_a_scene_without_objects(rectangles, look_at, blank_scene):
     result = look_at(rectangles("obb"), blank_scene(90, 50, []), 64, 8)
-    assert (len(result), result.boxes.data.shape) == (0, (0, 7))
-    assert result.geojson()["features"] == []
+    assert (len(result), result.boxes.data.shape, result.boxes.std.shape) == (0, (0, 7), (0, 5))
+    assert [result.geojson(layer=layer)["features"] for layer in ("boxes", "sigma")] == [[], []]
 
 
 @pytest.fixture(scope="module", params=["yolov8n-uncert.yaml", "yolov8n-obb-uncert.yaml"])
@@ -125,6 +125,8 @@ def test_a_model_of_another_task():
         ({"overlap": 2000}, "overlap from 0 to tile - 1"),
         ({"rows": "csv"}, "scene: rows is about single images"),
         ({"save": True}, "scene: save is about single images"),
+        ({"project": "x"}, "scene: project is about single images"),
+        ({"stretch": 98}, "two percentiles"),
         ({"bands": (1, 2)}, "one or three numbers from 1 to 3"),
         ({"bands": 4}, "one or three numbers from 1 to 3"),
         ({"stretch": (98, 2)}, "two percentiles"),

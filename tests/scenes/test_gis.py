@@ -141,6 +141,13 @@ def test_a_model_without_standard_deviations(tmp_path):
         result.geojson(layer="sigma")
 
 
+def test_bands_of_an_earlier_model_do_not_stay(tmp_path):
+    result_of().save(tmp_path)
+    (tmp_path / "scene-sigma-of-mine.geojson").touch()
+    SceneResult("scene.tif", NAMES, UncertBoxes(DETECT, SHAPE), PLACES["utm"]).save(tmp_path)
+    assert [file.name for file in tmp_path.glob("*sigma*")] == ["scene-sigma-of-mine.geojson"]
+
+
 def test_nothing_found(tmp_path):
     result_of(rows=0).save(tmp_path)
     for layer in ("boxes", "sigma"):

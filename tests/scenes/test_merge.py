@@ -68,7 +68,8 @@ def test_groups_solved_apart_are_the_whole_solved_at_once(rectangles, var_vote):
     assert found[order] == pytest.approx(expected.boxes, abs=1e-4)
     labels = torch.cat([part.cls for part in parts]).numpy()[order]
     assert labels.tolist() == classes[expected.index].tolist()
-    assert merger.settle() is None
+    assert merger.settle(500.0) is None
+    assert [len(rows) for rows in (merger.settle().boxes, merger.settle().fields["std"])] == [0, 0]
 
 
 def test_boxes_that_tiles_to_come_may_meet_are_kept_back(rectangles):

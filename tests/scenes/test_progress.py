@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(model_file, picture, tmp_path,
 def test_a_run_that_only_failed_to_write_its_files_looks_at_no_tile_again(model_file, picture, tmp_path, monkeypatch):
     whole = detect_scene(model_file, picture, **OPTIONS)
 
-    def full(self, folder, dota):
+    def full(self, folder, **options):
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:

@@ -160,11 +160,13 @@ def test_finished_scenes_are_not_done_again(model_file, folder, tmp_path, looked
     assert len(looked_at) == 6
     same(results[0], first)
     whole = {file.name: file.read_bytes() for file in (out / "dota").iterdir()}
+    written = {name: (out / f"{name}.jsonl").read_bytes() for name in "ac"}
     (out / "c.jsonl").unlink()
+    (out / "a.jsonl").write_text("of another command")
     for result, before in zip(detect_scenes(model_file, folder, out=out, **OPTIONS), results, strict=True):
         same(result, before)
     assert len(looked_at) == 6
-    assert (out / "c.jsonl").exists(), "written again from what was kept"
+    assert {name: (out / f"{name}.jsonl").read_bytes() for name in "ac"} == written, "again from what was kept"
     assert {file.name: file.read_bytes() for file in (out / "dota").iterdir()} == whole
 
 

@@ -143,7 +143,7 @@ def apply_calibration(fields: Mapping[str, torch.Tensor], calibration: Calibrati
     if calibration is None or "std" not in fields or not fields["std"].shape[1]:
         return fields
     std = fields["std"]
-    factor = std.new_tensor(calibration.scale.factor(std.detach().double().cpu().numpy()))
+    factor = std.new_tensor(calibration.scale.factor(std.detach().cpu().double().numpy()))
     fields["std"] = std * factor
     if "sides" in fields:
         sides = fields["sides"]

@@ -132,7 +132,7 @@ def slot_view(dataset: Any, i: int) -> dict[str, Any]:
     if not isinstance(dataset, Streams):
         return {}
     reader = dataset.readers[dataset.slots[i]]
-    return {"mode": "video", "fps": reader.fps, "count": dataset.numbers[i], "live": reader.live}
+    return {"mode": "video", "fps": reader.fps, "count": dataset.numbers[i] + 1, "live": reader.live}
 
 
 @contextmanager

@@ -63,9 +63,9 @@ class _UncertTrainer(DetectionTrainer):
             load_tensors(self.model, pretrained)
             self.args.pretrained, self._given = pretrained, read_tensors(pretrained)
         if self.args.retrofit:
-            self.args.freeze = stock_layers(unwrap_model(self.model))
+            self.args.freeze = stock_layers(detector(self.model))
             if self._given is not None and not self.resume:
-                check_transferred(unwrap_model(self.model), self._given)
+                check_transferred(detector(self.model), self._given)
         self._given = None
         return ckpt
 
@@ -76,7 +76,7 @@ class _UncertTrainer(DetectionTrainer):
             # Upstream keeps this to CUDA and sees no benefit on CPUs; oneDNN trains a fifth faster with it.
             self.model.to(memory_format=torch.channels_last)
         if RANK in {-1, 0}:
-            schema = schema_of(unwrap_model(self.model), self.args.task)
+            schema = schema_of(detector(self.model), self.args.task)
             check_rules(schema, self.args)
             prefixes = sigma_prefixes(schema, self.args.sigma_source)
             self.metrics.update(blank_results(prefixes, pdq=self.args.pdq))
@@ -102,7 +102,7 @@ class _UncertTrainer(DetectionTrainer):
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Move the branches' parameters into groups with their own learning rate and no weight decay."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(model, *args, **kwargs)
-        for multiplier, parameters in branch_parameters(unwrap_model(model)).items():
+        for multiplier, parameters in branch_parameters(detector(model)).items():
             own = {id(p) for p in parameters}
             home = next(g for g in optimizer.param_groups if any(id(p) in own for p in g["params"]))
             settings = {k: v for k, v in home.items() if k not in ("params", "initial_lr", "use_muon")}
@@ -114,7 +114,7 @@ class _UncertTrainer(DetectionTrainer):
 
     def optimizer_step(self) -> None:
         """Bound the branches' gradients before the common clipping."""
-        groups = branch_parameters(unwrap_model(self.model)).values()
+        groups = branch_parameters(detector(self.model)).values()
         parameters = [p for group in groups for p in group if p.grad is not None]
         if parameters:
             torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
@@ -123,7 +123,7 @@ class _UncertTrainer(DetectionTrainer):
     def _model_train(self) -> None:
         """Tell the branches which epoch begins, for terms that warm up."""
         super()._model_train()
-        unwrap_model(self.model).model[-1].epoch = self.epoch
+        detector(self.model).model[-1].epoch = self.epoch
 
 
 class UncertDetectionTrainer(_UncertTrainer):
@@ -136,6 +136,12 @@ class UncertOBBTrainer(_UncertTrainer, OBBTrainer):
     """Train oriented boxes with uncertainty."""
 
     validator_class = UncertOBBValidator
+
+
+def detector(model: Any) -> Any:
+    """Return the model that is trained, out of what distributes it or lets it learn from a teacher."""
+    model = unwrap_model(model)
+    return getattr(model, "student_model", model)
 
 
 def branch_parameters(model: Any) -> dict[float, list[nn.Parameter]]:

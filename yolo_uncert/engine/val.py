@@ -118,9 +118,9 @@ class _UncertValidator(DetectionValidator):
         stats: dict[str, np.ndarray] = super()._process_batch(preds, batch)
         gains, pad = batch["ratio_pad"]
         detections = {"bboxes": _original(preds["bboxes"], gains, pad), "std": self._original_std(preds["std"], gains)}
-        detections |= {name: preds[name].double().cpu().numpy() for name in ("conf", "cls")}
-        truth = {"bboxes": _original(batch["bboxes"], gains, pad), "cls": batch["cls"].double().cpu().numpy()}
-        iou = self._overlaps(batch["bboxes"], preds["bboxes"]).double().cpu().numpy()
+        detections |= {name: preds[name].cpu().double().numpy() for name in ("conf", "cls")}
+        truth = {"bboxes": _original(batch["bboxes"], gains, pad), "cls": batch["cls"].cpu().double().numpy()}
+        iou = self._overlaps(batch["bboxes"], preds["bboxes"]).cpu().double().numpy()
         shape = tuple(batch["ori_shape"])
         records, rows, targets = image_record(detections, truth, iou, shape, batch["im_file"])
         records["pdq"] = pdq_record(detections if self.args.pdq else None, truth, shape)
@@ -134,8 +134,8 @@ class _UncertValidator(DetectionValidator):
     def _original_std(self, std: torch.Tensor, gains: tuple[float, float]) -> np.ndarray:
         """Return standard deviations in original pixels, calibrated if the model is."""
         columns = std.shape[1]
-        fields = {"std": std.double() / std.new_tensor(_scales(gains, self.coordinates)[:columns]).double()}
-        return apply_calibration(fields, self.calibration)["std"].cpu().numpy()
+        fields = {"std": std.cpu().double() / torch.from_numpy(_scales(gains, self.coordinates)[:columns])}
+        return apply_calibration(fields, self.calibration)["std"].numpy()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
         return box_iou(truth, preds)
@@ -219,7 +219,7 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
 
 def _original(boxes: torch.Tensor, gains: tuple[float, float], pad: tuple[float, float]) -> np.ndarray:
     """Return boxes, xyxy or xywhr, in pixels of the original image; not clipped to it, so that errors stay errors."""
-    rows = boxes.double().cpu().numpy()
+    rows = boxes.cpu().double().numpy()
     shift = (*pad, 0, 0, 0) if rows.shape[1] == 5 else (*pad, *pad)
     return (rows - shift) / _scales(gains, rows.shape[1])
 

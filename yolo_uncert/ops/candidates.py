@@ -220,7 +220,7 @@ def warn_rejected(rejected: int, count: int) -> None:
 
 def _convert(values: Any, tensor_dtype: torch.dtype, dtype: Any) -> Any:
     if isinstance(values, Tensor):
-        values = values.detach().to("cpu", tensor_dtype).numpy()
+        values = values.detach().cpu().to(tensor_dtype).numpy()  # in this order: Apple's GPUs have no float64
     values = np.ascontiguousarray(values, dtype)
     return values if values.flags.aligned else values.copy()
 

@@ -112,7 +112,7 @@ def covariance(boxes: UncertBoxes | UncertOBB) -> npt.NDArray[np.float64] | None
     oriented = isinstance(boxes, UncertOBB)
     if boxes.std is None or (oriented and "sides" not in boxes.fields):
         return None
-    boxes = boxes.to("cpu", torch.float64)
+    boxes = boxes.cpu().to(torch.float64)
     std: Any = boxes.std
     variances: Any = std[:, :, None] * std[:, None, :]
     if not oriented:

@@ -19,7 +19,7 @@ from yolo_uncert.scenes.finder import ModelFinder
 from yolo_uncert.scenes.pixels import STRETCH, choose_look
 from yolo_uncert.scenes.progress import Progress, model_digest, source_stamp
 from yolo_uncert.scenes.raster import open_raster, pick_bands
-from yolo_uncert.scenes.result import SceneResult, name_of
+from yolo_uncert.scenes.result import INTERVAL_LEVEL, SceneResult, name_of
 from yolo_uncert.scenes.scan import scan
 from yolo_uncert.scenes.tiles import tile_rows
 
@@ -88,7 +88,7 @@ def detect_scene(
                     progress.remove()
             result = scan(finder, raster, look, rows, batch=batch, name=title, progress=progress)
         if out is not None and progress is not None:
-            result.save(out, dota=dota)
+            result.save(out, dota=dota, interval_level=options.get("interval_level", INTERVAL_LEVEL))
             progress.remove()
         return result
     finally:

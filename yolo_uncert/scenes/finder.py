@@ -25,7 +25,10 @@ from yolo_uncert.schema import Schema
 
 Image = npt.NDArray[np.uint8]
 
-PER_IMAGE = ("save", "save_txt", "save_crop", "save_frames", "show", "rows", "stream", "visualize", "embed", "augment")
+PER_IMAGE = (
+    *("save", "save_txt", "save_crop", "save_frames", "save_json", "project", "name", "show", "overlay", "rows"),
+    *("stream", "reconnect", "visualize", "embed", "augment"),
+)
 """Options of predict that tell what to do with each image."""
 
 BLANK = 64

@@ -68,7 +68,7 @@ class Merger:
             tile: Where it lies.
             others: The tiles that overlap it.
         """
-        boxes = found.boxes.double().cpu()
+        boxes = found.boxes.cpu().double()
         shift = boxes.new_tensor([tile.x1, tile.y1, *tile[:2]] if boxes.shape[1] == 4 else [*tile[:2], 0, 0, 0])
         boxes = boxes + shift
         low, high = inner_limits(tile, self.size, 0.0)
@@ -78,9 +78,9 @@ class Merger:
         keep = torch.from_numpy(~(cut & (empty | seen_whole(visible, others, self.size))))
         if boxes.shape[1] == 4:  # nothing is known of what lies outside
             boxes = torch.from_numpy(visible)
-        fields = {name: values.double().cpu() for name, values in found.fields.items()}
+        fields = {name: values.cpu().double() for name, values in found.fields.items()}
         fields[CUT] = torch.from_numpy(cut.astype(float))[:, None]
-        moved = Candidates(boxes, found.conf.double().cpu(), found.cls.cpu(), found.index.cpu(), fields)
+        moved = Candidates(boxes, found.conf.cpu().double(), found.cls.cpu(), found.index.cpu(), fields)
         self._pending.append(moved.take(keep))
 
     def settle(self, below: float = np.inf) -> Detections | None:
@@ -90,7 +90,8 @@ class Merger:
             below: The y in pixels from which tiles to come may add boxes; infinite: there are no further tiles.
 
         Returns:
-            Detections in pixels of the scene, ``index`` unused, ``fields`` with ``cut``; None if there is nothing.
+            Detections in pixels of the scene, ``index`` unused, ``fields`` with ``cut``; None if there is nothing, but
+            at the end of a scene, where no detections have their fields, too.
         """
         pending = self.waiting
         if pending is None:
@@ -103,12 +104,12 @@ class Merger:
         done = torch.from_numpy(reach[group] < below)
         self._pending = [pending.take(~done)]
         ready, labels = pending.take(done), torch.from_numpy(group)[done]
-        return self._finish(ready, labels) if len(labels) else None
+        return self._finish(ready, labels) if len(labels) or below == np.inf else None
 
     def _finish(self, ready: Candidates, group: torch.Tensor) -> Detections:
         """Suppress complete groups all at once, each as a class of its own so that only its members are compared."""
         classes = ready.cls.long()
-        alike = group if self._agnostic() else group * (int(classes.max()) + 1) + classes
+        alike = group if self._agnostic() else group * (int(classes.amax()) + 1 if len(classes) else 1) + classes
         rows = torch.arange(len(group))
         found = self._settle(Candidates(ready.boxes, ready.conf, alike, rows, ready.fields))
         fields = {**found.fields, CUT: ready.fields[CUT][found.index, 0]}
@@ -117,7 +118,7 @@ class Merger:
 
 def extents(boxes: torch.Tensor) -> Floats:
     """Return ``Array[N, 4]``, the xyxy box around each horizontal ``Tensor[N, 4]`` or oriented ``Tensor[N, 5]`` box."""
-    values = boxes.double().cpu().numpy()
+    values = boxes.cpu().double().numpy()
     if values.shape[1] == 4:
         return values
     points = corners(values)

@@ -17,6 +17,7 @@ from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.evaluation import DotaDetections, write_dota
 from yolo_uncert.files import replacing
 from yolo_uncert.output import JsonLinesWriter, rows_of
+from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.geojson import feature_collection, write_json
 from yolo_uncert.scenes.geopackage import write_geopackage
 from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
@@ -25,6 +26,9 @@ from yolo_uncert.scenes.style import style_of
 
 DOTA = "dota"
 """Folder with the result files of DOTA, beside the others."""
+
+INTERVAL_LEVEL: float = RunOptions().interval_level
+"""Probability of the intervals in the rows unless another one is given."""
 
 
 def name_of(path: str) -> str:
@@ -107,7 +111,7 @@ class SceneResult:
         # A view would keep all columns in memory.
         return DotaDetections(np.full(len(self), self.name), classes, data[:, -2].copy(), self.polygons)
 
-    def save(self, folder: str | Path, *, dota: bool = True) -> list[Path]:
+    def save(self, folder: str | Path, *, dota: bool = True, interval_level: float = INTERVAL_LEVEL) -> list[Path]:
         """Write all files; each appears under its name when it is complete, in place of one that was there.
 
         ``NAME.geojson`` and ``NAME-sigma.geojson`` in longitude and latitude and, where the scene's system is another
@@ -119,6 +123,7 @@ class SceneResult:
         Args:
             folder: Where to; made if there is none.
             dota: Write the folder ``dota``, too.
+            interval_level: Probability of the intervals in the rows.
 
         Returns:
             The files.
@@ -126,6 +131,9 @@ class SceneResult:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         layers = self.layers
+        if len(layers) == 1:  # an earlier run may have had a model with standard deviations
+            for kind in ("sigma.geojson", "sigma.qml", "pixels-sigma.geojson", "pixels-sigma.qml"):
+                (folder / f"{self.name}-{kind}").unlink(missing_ok=True)
         styles = {layer.name: style_of(layer) for layer in layers}
         written = []
         for layer in layers:
@@ -141,7 +149,7 @@ class SceneResult:
             written += self._save_geopackage(folder, layers, self.geo, styles)
         target = folder / f"{self.name}.jsonl"
         with replacing(target) as part:
-            self._write_rows(part)
+            self._write_rows(part, interval_level)
         written.append(target)
         return [*written, *write_dota(folder / DOTA, self.dota(), class_names(self.names))] if dota else written
 
@@ -167,7 +175,7 @@ class SceneResult:
             return []
         return [target]
 
-    def _write_rows(self, path: Path) -> None:
+    def _write_rows(self, path: Path, level: float) -> None:
         """Write one row per box, as of an image: the columns of ``rows`` in predict."""
         # Rows need the size of the image, not its pixels: a scene's worth of them takes no memory.
         blank = np.broadcast_to(np.uint8(0), (*self.boxes.orig_shape, 3))
@@ -175,4 +183,4 @@ class SceneResult:
         oriented = isinstance(self.boxes, UncertOBB)
         setattr(result, "obb" if oriented else "boxes", self.boxes)
         with JsonLinesWriter(path, "obb" if oriented else "detect") as writer:
-            writer.write(rows_of(result))
+            writer.write(rows_of(result, level=level))

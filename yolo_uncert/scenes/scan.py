@@ -12,7 +12,7 @@ from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.scenes.finder import Finder
-from yolo_uncert.scenes.merge import CUT, Merger
+from yolo_uncert.scenes.merge import Merger
 from yolo_uncert.scenes.pixels import Look, read_tile
 from yolo_uncert.scenes.progress import Progress, State
 from yolo_uncert.scenes.raster import Raster, SceneError
@@ -75,9 +75,8 @@ def scan(
         raise SceneError(f"{name} holds no valid pixel: all of it is nodata or transparent")
     if raster.geo is None:
         LOGGER.info(f"{name} has no georeference: positions are in pixels")
-    done = [part for part in state.parts if part is not None]
-    boxes = _collect(done, finder.task, (raster.height, raster.width))
-    boxes.conformal = finder.conformal if done else None
+    boxes = _collect([part for part in state.parts if part is not None], finder.task, (raster.height, raster.width))
+    boxes.conformal = finder.conformal
     return SceneResult(name, dict(finder.names), boxes, raster.geo, tiles=total, empty_tiles=total - state.seen)
 
 
@@ -100,9 +99,6 @@ def _overlap(tile: Tile, other: Tile, axes: Sequence[int] = (0, 1)) -> bool:
 def _collect(parts: Sequence[Detections], task: str, shape: tuple[int, int]) -> UncertBoxes | UncertOBB:
     """Return all detections of a scene by falling score, in memory of the CPU as arrays."""
     kind = KINDS[task]
-    columns = len(kind.coordinates)
-    if not parts:
-        return kind(np.zeros((0, columns + 2)), shape, {CUT: np.zeros(0)})
     data = torch.cat([torch.cat((p.boxes, p.conf[:, None], p.cls[:, None].to(p.boxes)), 1) for p in parts]).numpy()
     fields = {name: torch.cat([part.fields[name] for part in parts]).numpy() for name in parts[0].fields}
     if task == "detect":

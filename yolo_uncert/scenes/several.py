@@ -16,7 +16,7 @@ from yolo_uncert.model import YOLO
 from yolo_uncert.scenes.detect import check_switches, detect_scene, origin
 from yolo_uncert.scenes.finished import Finished
 from yolo_uncert.scenes.raster import SceneError
-from yolo_uncert.scenes.result import DOTA, SceneResult, class_names, name_of
+from yolo_uncert.scenes.result import DOTA, INTERVAL_LEVEL, SceneResult, class_names, name_of
 
 SUFFIXES = frozenset(f".{kind}" for kind in (*IMG_FORMATS, "img", "nitf", "ntf"))
 """Endings of the files of a folder that are taken for scenes."""
@@ -147,8 +147,8 @@ def _finish(model: YOLO, file: str, out: Path | None, resume: bool, options: dic
     finished = Finished(out / FINISHED / f"{name_of(file)}.safetensors", run)
     if resume and (known := finished.load()) is not None:
         LOGGER.info(f"{len(known)} boxes, found by an earlier run")
-        if not (out / f"{known.name}.jsonl").exists():
-            known.save(out, dota=False)
+        # Somebody may have deleted the files, or made others of the same name.
+        known.save(out, dota=False, interval_level=options.get("interval_level", INTERVAL_LEVEL))
         return known
     finished.remove()
     result = detect_scene(model, file, out=out, resume=resume, dota=False, **options)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from ultralytics.data.loaders import LoadImagesAndVideos, SourceTypes
 from ultralytics.utils import LOGGER
+from ultralytics.utils.patches import imread
 
 from yolo_uncert.streams.capture import FALLBACK_FPS
 from yolo_uncert.streams.pixels import as_uint8
@@ -35,6 +37,7 @@ class Files(LoadImagesAndVideos):
 
     Raises:
         FileNotFoundError: There is no image or video at all.
+        ValueError: A list is not in UTF-8.
     """
 
     files: list[str]
@@ -89,12 +92,24 @@ class Files(LoadImagesAndVideos):
             self.bs = batch
 
     def _append_image(self, paths: list[str], imgs: list[Any], info: list[str], path: str, im0: Any, idx: int) -> None:
+        im0 = self._of_floats(path) if im0 is None else im0
         if im0 is None:
             self._skip(path, "is no image, or damaged")
             return
         # A model for other than 1 or 3 channels gets its bands as they are, as in training.
         im0 = as_uint8(im0) if im0.shape[2] in (1, 3) else im0
         super()._append_image(paths, imgs, info, path, im0, idx)
+
+    def _of_floats(self, path: str) -> Any:
+        """Return an image that OpenCV decodes only as it is, floats of one band say, in the channels of the model."""
+        wanted = {cv2.IMREAD_COLOR: 3, cv2.IMREAD_GRAYSCALE: 1}.get(self.cv2_flag)
+        found = imread(path, flags=cv2.IMREAD_UNCHANGED)
+        if found is None or wanted is None:
+            return found
+        found = as_uint8(found.reshape(*found.shape[:2], -1))
+        if found.shape[2] == wanted or found.shape[2] not in (1, 3):
+            return found if found.shape[2] == wanted else None
+        return np.repeat(found, 3, 2) if wanted == 3 else cv2.cvtColor(found, cv2.COLOR_BGR2GRAY)[..., None]
 
     def _new_video(self, path: str) -> None:
         self._check_length()
@@ -129,8 +144,15 @@ class Files(LoadImagesAndVideos):
 
 
 def _listed(file: Path) -> list[str]:
-    """Return the entries of a .txt or .csv file, which are relative to the working folder, or else to the file."""
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    """Return the entries of a .txt or .csv file, which are relative to the working folder, or else to the file.
+
+    Raises:
+        ValueError: It is not in UTF-8.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no list in UTF-8: {error}") from error
     if file.suffix.lower() == ".csv":
         rows = list(csv.reader(lines))
         lines = [cell for row in rows[rows[:1] == [["source"]] :] for cell in row]
@@ -139,5 +161,10 @@ def _listed(file: Path) -> list[str]:
 
 def _beside(entry: str, folder: Path) -> str:
     """Return an entry of a list, or the same below the folder if only that is there."""
-    here, there = (glob.glob(p, recursive=True) for p in (entry, str(folder / entry)))
+    here, there = (_exists(path) for path in (entry, str(folder / entry)))
     return str(folder / entry) if there and not here else entry
+
+
+def _exists(path: str) -> bool:
+    """Return whether there is such a file; of a pattern, as Ultralytics tells one, whether there is any."""
+    return bool(glob.glob(path, recursive=True)) if "*" in path else Path(path).exists()
