@@ -75,7 +75,7 @@ def main(image: str, *words: str) -> None:
     if not folders or len(names) < 2:
         sys.exit(__doc__)
     baseline, *compared = names
-    with canvas(Path(image), (5.2 * len(folders), 3.6)) as figure:
+    with canvas(Path(image), (4.2 * len(folders), 3.6)) as figure:
         for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False, sharey=True)[0], folders, strict=True):
             panel(axes, folder, baseline, compared)
         figure.axes[0].set_ylabel(f"AP over {baseline.replace(':', ', ')}, percent")
