@@ -34,7 +34,6 @@ from yolo_uncert.streams.signals import sigterm_as_interrupt
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: the command was wrong, what it asked for failed, or Ctrl-C or SIGTERM (128 + SIGINT, as in shells)."""
 
-
 FOLDERS = ("out", "data_root")
 """Options whose value is no Python: a folder may be named 2024."""
 

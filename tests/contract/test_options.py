@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ultralytics.cfg import get_cfg, merge_equals_args, parse_key_value_pair
+from ultralytics.cfg import _handle_deprecation, get_cfg, merge_equals_args, parse_key_value_pair
 from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, DEFAULT_CFG_PATH, ROOT, SETTINGS
 
 from yolo_uncert import YOLO
@@ -65,6 +65,15 @@ def test_command_line_syntax_is_parsed_by_ultralytics():
     assert parse_key_value_pair("data=a.yaml") == ("data", "a.yaml")
     with pytest.raises(AssertionError):
         parse_key_value_pair("epochs=")
+
+
+@pytest.mark.seam("cli.py")
+def test_deprecated_options_are_translated_by_ultralytics():
+    assert _handle_deprecation({"half": True, "line_thickness": 2, "conf": 0.1}) == {
+        "quantize": 16,
+        "line_width": 2,
+        "conf": 0.1,
+    }
 
 
 @pytest.mark.seam("help.py")

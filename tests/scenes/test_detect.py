@@ -127,6 +127,7 @@ def test_a_model_of_another_task():
         ({"save": True}, "scene: save is about single images"),
         ({"project": "x"}, "scene: project is about single images"),
         ({"stretch": 98}, "two percentiles"),
+        ({"stretch": "2-98"}, "two percentiles"),
         ({"bands": (1, 2)}, "one or three numbers from 1 to 3"),
         ({"bands": 4}, "one or three numbers from 1 to 3"),
         ({"stretch": (98, 2)}, "two percentiles"),

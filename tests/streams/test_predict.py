@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import os
@@ -85,6 +86,16 @@ def test_one_of_two_streams_dies(run, camera, model, tmp_path, look, caplog, mod
     assert all(videos[name][0] >= seen[name] for name in (first, second))
     labels = Counter(path.stem.rpartition("_")[0] for path in (tmp_path / "run" / "labels").glob("*.txt"))
     assert set(labels) <= {first, second}
+
+
+def test_label_files_have_the_frame_numbers_of_the_rows(run, camera, tmp_path):
+    frames = 0
+    for _ in run(camera().url, save_txt=True, rows="jsonl", conf=0.001):
+        if (frames := frames + 1) == 5:
+            break
+    rows = map(json.loads, (tmp_path / "run" / "predictions.jsonl").read_text().splitlines())
+    numbered = {int(path.stem.rpartition("_")[2]) for path in (tmp_path / "run" / "labels").glob("*.txt")}
+    assert numbered == {row["frame"] for row in rows} != set()
 
 
 def test_each_stream_keeps_its_tracker(run, camera, model):

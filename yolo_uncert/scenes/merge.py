@@ -109,7 +109,7 @@ class Merger:
     def _finish(self, ready: Candidates, group: torch.Tensor) -> Detections:
         """Suppress complete groups all at once, each as a class of its own so that only its members are compared."""
         classes = ready.cls.long()
-        alike = group if self._agnostic() else group * (int(classes.amax()) + 1 if len(classes) else 1) + classes
+        alike = group if self._agnostic() else group * (int(classes.max()) + 1 if len(classes) else 1) + classes
         rows = torch.arange(len(group))
         found = self._settle(Candidates(ready.boxes, ready.conf, alike, rows, ready.fields))
         fields = {**found.fields, CUT: ready.fields[CUT][found.index, 0]}

@@ -50,7 +50,7 @@ def choose_look(raster: Raster, bands: tuple[int, int, int], stretch: Sequence[f
         OptionError: The percentiles are none.
         SceneError: The overview has no valid pixel.
     """
-    if not isinstance(stretch, (list, tuple)) or len(stretch) != 2 or not 0 <= stretch[0] < stretch[1] <= 100:
+    if np.shape(stretch) != (2,) or not 0 <= stretch[0] < stretch[1] <= 100:
         raise OptionError(f"stretch must be two percentiles from 0 to 100, the lower one first, not {stretch}")
     if raster.dtype == np.uint8:
         return Look(bands)

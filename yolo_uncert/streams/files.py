@@ -103,13 +103,15 @@ class Files(LoadImagesAndVideos):
     def _of_floats(self, path: str) -> Any:
         """Return an image that OpenCV decodes only as it is, floats of one band say, in the channels of the model."""
         wanted = {cv2.IMREAD_COLOR: 3, cv2.IMREAD_GRAYSCALE: 1}.get(self.cv2_flag)
-        found = imread(path, flags=cv2.IMREAD_UNCHANGED)
-        if found is None or wanted is None:
-            return found
+        found = imread(path, flags=cv2.IMREAD_UNCHANGED) if wanted else None
+        if found is None:
+            return None
         found = as_uint8(found.reshape(*found.shape[:2], -1))
-        if found.shape[2] == wanted or found.shape[2] not in (1, 3):
-            return found if found.shape[2] == wanted else None
-        return np.repeat(found, 3, 2) if wanted == 3 else cv2.cvtColor(found, cv2.COLOR_BGR2GRAY)[..., None]
+        if (found.shape[2], wanted) == (1, 3):
+            return np.repeat(found, 3, 2)
+        if (found.shape[2], wanted) == (3, 1):
+            return cv2.cvtColor(found, cv2.COLOR_BGR2GRAY)[..., None]
+        return found if found.shape[2] == wanted else None
 
     def _new_video(self, path: str) -> None:
         self._check_length()
