@@ -113,7 +113,7 @@ def test_the_same_model_twice_differs_by_nothing(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({}, "nothing to compare"), ({"suppress": "hard,soft", "samples": 1}, "samples must be at least 2")],
+    [({}, "nothing to compare"), ({"suppress": "hard,soft", "samples": 1}, "samples must be a whole number")],
 )
 def test_bad_requests(options, message):
     with pytest.raises(OptionError, match=message):

@@ -40,13 +40,14 @@ def test_scenes_with_known_noise(easy, tiny, tmp_path, task):
 
 
 def test_data_of_the_user(easy, tiny, tmp_path):
-    assert (
-        main(["demo", f"data={tiny.data('detect')}", f"out={tmp_path}", *(f"{k}={v}" for k, v in SHORT.items())]) == 0
-    )
-    folder = tmp_path / "detect"
-    assert (folder / "predictions.jpg").is_file()
-    assert not (folder / "scenes").exists()
-    assert not (folder / "sigma.png").exists(), "real data have no known noise"
+    command = ["demo", f"data={tiny.data('detect')}", f"out={tmp_path}", *(f"{k}={v}" for k, v in SHORT.items())]
+    for name in ("detect-data", "detect-data-2"):  # a second run leaves the model of the first one alone
+        assert main(command) == 0
+        folder = tmp_path / name
+        assert (folder / "predictions.jpg").is_file()
+        assert (folder / "train" / "weights" / "best.pt").is_file()
+        assert not (folder / "scenes").exists()
+        assert not (folder / "sigma.png").exists(), "real data have no known noise"
 
 
 def test_first_look_takes_no_training(tmp_path, monkeypatch):

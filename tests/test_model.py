@@ -10,6 +10,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from yolo_uncert import YOLO
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.checkpoints import checkpoint_of
 from yolo_uncert.model import ENGINE
 from yolo_uncert.nn.models import MODELS
 
@@ -103,7 +104,33 @@ def test_after_a_training_the_model_is_its_checkpoint(tiny, tmp_path):
     for source in ("yolov8n-uncert.yaml", str(start)):
         model = YOLO(source)
         trainer = tiny.train(model, "again", epochs=1, val=False)
-        assert Path(model.ckpt_path) == model._checkpoint() == Path(trainer.save_dir) / "weights" / "best.pt"
+        assert Path(model.ckpt_path) == checkpoint_of(model) == Path(trainer.save_dir) / "weights" / "best.pt"
+
+
+def test_a_finished_training_is_not_resumed(tiny, monkeypatch):
+    monkeypatch.setattr("ultralytics.engine.model.Model.train", lambda *args, **given: pytest.fail("trains"))
+    for source in (tiny.weights("detect"), "yolov8n-uncert.yaml"):
+        with pytest.raises(OptionError, match=r"nothing to resume, .* holds no unfinished training"):
+            YOLO(source).train(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("classes", "index"), [("plate", 1), ("1", 1), (["disc"], 0), (" [ 'plate' ] ", 1), ([1, "1"], 1)]
+)
+def test_classes_by_name(tiny, image, classes, index):
+    model = YOLO(tiny.weights("detect"))
+    by_name, by_index = (model(image, classes=c, conf=0.01, **QUIET)[0].boxes for c in (classes, [index]))
+    assert len(by_name)
+    assert torch.equal(by_name.data, by_index.data)
+
+
+def test_an_unknown_class_is_named(tiny, image):
+    model = YOLO(tiny.weights("detect"))
+    for call in (lambda: model(image, classes="plat", **QUIET), lambda: model.val(classes=["plat"], **QUIET)):
+        with pytest.raises(
+            OptionError, match=r"no class 'plat' \(did you mean 'plate'\?\). This model has: 0 disc, 1 plate"
+        ):
+            call()
 
 
 def test_data_of_the_training_are_the_default_of_a_validation(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from ultralytics.utils.files import increment_path
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
+from yolo_uncert.engine.options import check_options
 from yolo_uncert.files import plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
@@ -92,10 +93,11 @@ def compare(
         The variants, the first of which is what the others are compared with.
 
     Raises:
-        OptionError: Fewer than two variants, or too few samples.
+        FileNotFoundError: There is no such model.
+        OptionError: Fewer than two variants, too few samples, or an option is wrong.
     """
-    if samples < 2:
-        raise OptionError(f"samples must be at least 2, got {samples}")
+    if not isinstance(samples, int) or samples < 2:
+        raise OptionError(f"samples must be a whole number of at least 2, not {samples!r}")
     paths = [str(m).strip() for m in (models.split(",") if isinstance(models, str) else _listed(models))]
     settings = _settings(options)
     if len(paths) * len(settings) < 2:
@@ -104,6 +106,7 @@ def compare(
             "(suppress=hard,soft)"
         )
     names = _short(paths) if len(paths) > 1 else [""]
+    _check(paths, [{**options, **setting} for setting in settings])
     runs = []
     for (path, name), setting in itertools.product(zip(paths, names, strict=True), settings):
         label = " ".join(filter(None, (name, *(f"{k}={v}" for k, v in setting.items()))))
@@ -116,6 +119,14 @@ def compare(
     write(variants, folder)
     LOGGER.info(f"Results saved to {folder}")
     return variants
+
+
+def _check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
+    """Look at all models and settings before the first validation, which may take an hour."""
+    for setting in settings:
+        check_options(setting, "compare")
+    for path in dict.fromkeys(paths):
+        YOLO(path)
 
 
 def _variants(runs: Sequence[tuple[str, Matches, Scored]], samples: int) -> list[Variant]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.paths import find_asset
 
 ROOT_VARIABLE = "YOLO_UNCERT_DATA"
@@ -37,15 +38,23 @@ def resolve_data(data: str | Path, root: str | Path | None = None) -> str:
 
     Raises:
         FileNotFoundError: No such yaml, or no local copy of its data; the message says what to get and where to put it.
+        OptionError: The file is no yaml.
     """
     file = _find_yaml(data)
     if file is None:
         return str(data)
-    spec = yaml.safe_load(file.read_text(encoding="utf-8"))
+    spec = _read(file)
     if not isinstance(spec, dict) or "local" not in spec:
         return str(file)
     settings = {key: value for key, value in spec.items() if key not in {"local", "source"}}
     return str(_write(file.stem, {"path": str(_find_folder(file, spec, root)), **settings}))
+
+
+def _read(file: Path) -> Any:
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} is no yaml in UTF-8: {error}") from error
 
 
 def _find_yaml(data: str | Path) -> Path | None:

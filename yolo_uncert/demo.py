@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import LOGGER
+from ultralytics.utils.files import increment_path
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.data import resolve_data
@@ -61,7 +62,7 @@ def demo(
     Args:
         data: Data yaml of the user; by default scenes are generated whose label noise is known.
         task: ``detect`` or ``obb``.
-        out: Folder for the data, the run and the pictures.
+        out: Folder for the data, the run and the pictures; with data of the user a new one in it for each run.
         scenes: Scenes to train on, at least 4; a quarter as many, 300 at most, are validated.
         seed: Seed of scenes and training.
         options: Training options in place of the demo's, such as ``epochs`` or ``model``. ``epochs=0``: only the first
@@ -81,6 +82,8 @@ def demo(
     if given := [name for name in PLACES if name in options]:
         raise OptionError(f"demo: {given[0]} has no effect here, out= says where files go")
     folder = Path(out).resolve() / task
+    if data is not None:  # trained on it, a model is worth keeping
+        folder = increment_path(folder.with_name(f"{task}-{Path(data).stem}"))
     settings = {**TRAINING, "seed": seed, **options}
     known = data is None
     if known:

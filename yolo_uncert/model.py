@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import ultralytics
-from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from yolo_uncert.config import OptionError, parse_options
 from yolo_uncert.data import resolve_data
-from yolo_uncert.engine.calibrate import fit_calibration
-from yolo_uncert.engine.calibration import Calibration, settings_of, write_calibration
-from yolo_uncert.engine.checkpoints import put_calibration, store_calibration, target_file
-from yolo_uncert.engine.options import check_options, split_options
+from yolo_uncert.engine.calibrate import fit_model
+from yolo_uncert.engine.calibration import write_calibration
+from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
+from yolo_uncert.engine.options import check_options, class_indices, has_names, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
+from yolo_uncert.engine.states import is_stock, moments, overridden, own_place
 from yolo_uncert.engine.train import UncertDetectionTrainer, UncertOBBTrainer
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model, task_of
@@ -29,7 +26,7 @@ from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
 from yolo_uncert.output import record
 from yolo_uncert.paths import shipped_weights
-from yolo_uncert.run_options import CalibrationOptions, RunOptions
+from yolo_uncert.run_options import CalibrationOptions
 from yolo_uncert.tracking.options import resolve_tracker
 
 ENGINE = {
@@ -69,6 +66,7 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
+        self._check_resume(kwargs.get("resume"))
         if isinstance(kwargs.get("pretrained"), (str, Path)):
             kwargs["pretrained"] = shipped_weights(kwargs["pretrained"])
         if isinstance(kwargs.get("data"), (list, tuple)):
@@ -90,8 +88,8 @@ class YOLO(ultralytics.YOLO):
             kwargs["data"] = self.overrides["data"]
         self.callbacks["on_val_end"].append(used.append)
         try:
-            with self._moments(check_options(kwargs, "val")):
-                results = super().val(validator, **self._with_data(kwargs))
+            with moments(self, check_options(kwargs, "val")):
+                results = super().val(validator, **self._with_data(self._with_classes(kwargs)))
         finally:
             self.callbacks["on_val_end"].remove(used.append)
         _report(used[-1] if used else None)
@@ -101,8 +99,9 @@ class YOLO(ultralytics.YOLO):
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
         options = check_options(kwargs, "predict")
         ours = asdict(options) if self.task in ENGINE else {}
-        with self._moments(options), self._overridden(ours):
-            results = super().predict(source, stream or bool(options.rows), predictor, **split_options(kwargs)[0])
+        with moments(self, options), overridden(self, ours):
+            stock = split_options(self._with_classes(kwargs))[0]
+            results = super().predict(source, stream or bool(options.rows), predictor, **stock)
         if not options.rows:
             return results
         results = record(results, self.predictor, options.rows, options.interval_level)
@@ -133,20 +132,29 @@ class YOLO(ultralytics.YOLO):
     def export(self, **kwargs: Any) -> str:
         """Export with the names of the uncertainty channels in the file's metadata.
 
+        A stock model takes its DFL moments along if ``sigma_source=dfl``, or if it was calibrated for them. Of a model
+        that ships with the package the file is written to the working directory.
+
         Raises:
             OptionError: The format or option would lose or garble the uncertainty channels.
         """
-        check_options(kwargs, "export")
-        if ours := split_options(kwargs)[1]:
+        options = check_options(kwargs, "export")
+        kwargs, ours = split_options(kwargs)
+        if is_stock(self.model) and ours.get("sigma_source") == "dfl":
+            del ours["sigma_source"]
+        if ours:
             raise OptionError(f"export: {next(iter(ours))} is chosen when the exported file predicts, not before")
-        if kwargs.get("nms") and self._has_branches():
-            raise OptionError(
-                "export with nms=True cannot carry the uncertainty channels of this model; export without it, "
-                "yolo-uncert suppresses duplicates itself when it predicts with the exported file"
-            )
         for note in (write_schema, write_calibration):
             self._call_back("on_export_start", note)
-        path: str = super().export(**kwargs)
+        with moments(self, options), own_place(self):
+            if kwargs.get("nms") and self._has_branches():
+                raise OptionError(
+                    "export with nms=True cannot carry the uncertainty channels of this model; export without it, "
+                    "yolo-uncert suppresses duplicates itself when it predicts with the exported file"
+                )
+            path: str = super().export(**kwargs)
+            if self._has_branches():
+                LOGGER.info(f"Uncertainty:     yolo-uncert predict model={path} (stock yolo cannot read its channels)")
         return path
 
     def calibrate(self, data: str | Path | None = None, **kwargs: Any) -> Any:
@@ -170,11 +178,11 @@ class YOLO(ultralytics.YOLO):
         names = {f.name for f in fields(CalibrationOptions)}
         given = {k: str(v) if isinstance(v, Path) else v for k, v in kwargs.items() if k in names}
         own = parse_options(CalibrationOptions, given, "calibrate")
-        source = self._checkpoint()
+        source = checkpoint_of(self)
         target = target_file(source, own)
         values: dict[str, Any] | None = None
         if not own.remove:
-            calibration = self._fit(own, data, {k: v for k, v in kwargs.items() if k not in names})
+            calibration = fit_model(self, own, data, {k: v for k, v in kwargs.items() if k not in names})
             values = calibration.as_dict()
         store_calibration(source, target, values)
         put_calibration(self.model, values)
@@ -251,38 +259,27 @@ class YOLO(ultralytics.YOLO):
     def _has_branches(self) -> bool:
         return getattr(self.model, "yaml", {}).get("uncertainty") is not None
 
-    def _checkpoint(self) -> Path:
-        """Return the file of this model.
+    def _check_resume(self, resume: Any) -> None:
+        """Refuse to go on with a training that is finished: upstream would start one on data of its own instead.
 
         Raises:
-            OptionError: It is no checkpoint.
+            OptionError: This model has no state of an unfinished training.
         """
-        # After load() the weights are no longer those of any one file.
-        if isinstance(self.model, str) or not self.ckpt_path or "pretrained" in self.overrides:
+        ckpt = self.ckpt or {}
+        if resume is True and (ckpt.get("epoch", -1) < 0 or ckpt.get("optimizer") is None):
             raise OptionError(
-                "calibrate: a calibration is stored in a checkpoint, give a trained .pt file as model=; export it "
-                "afterwards, and the exported file carries the calibration"
+                f"train: nothing to resume, {self.ckpt_path or self.model_name} holds no unfinished training. Start a "
+                "new one from it without resume, and with data="
             )
-        return Path(self.ckpt_path)
 
-    def _fit(self, own: CalibrationOptions, data: Any, options: dict[str, Any]) -> Calibration:
-        """Validate with standard deviations as predicted, fit a calibration to them and print what it changes."""
-        kept: list[Any] = []
-
-        def validator(**given: Any) -> Any:
-            kept.append(self._smart_load("validator")(**given))
-            return kept[0]
-
-        with TemporaryDirectory() as folder:
-            quiet = {"plots": False, "calibrated": False, "save_json": False, "save_txt": False, "save_dir": folder}
-            matches = self.val(validator, **{**options, **quiet, "data": data}).matches
-        args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
-        settings = settings_of(schema, args, end2end=end2end)
-        if settings["sigma_source"] == "none":
-            raise OptionError("calibrate: this model predicts no standard deviations, or sigma_source=none")
-        calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
-        LOGGER.info(table)
-        return calibration
+    def _with_classes(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Replace the names of classes by their indices."""
+        if not has_names(kwargs.get("classes")):
+            return kwargs
+        before = self.predictor
+        names = self.names  # of an exported file upstream asks a new predictor, which must not stay
+        self.predictor = before
+        return {**kwargs, "classes": class_indices(kwargs["classes"], names)}
 
     def _with_data(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Resolve the name of a packaged data yaml to a file with an absolute path."""
@@ -290,33 +287,6 @@ class YOLO(ultralytics.YOLO):
         if isinstance(data, (list, tuple)):
             return {**kwargs, "data": [resolve_data(name, root) for name in data]}
         return {**kwargs, "data": resolve_data(data, root)} if isinstance(data, (str, Path)) else kwargs
-
-    @contextmanager
-    def _moments(self, options: RunOptions) -> Iterator[None]:
-        """Give a stock detector the DFL moments, for one call, if they are asked for."""
-        stock = self.model
-        lend = options.sigma_source == "dfl" and type(stock) in (DetectionModel, OBBModel)
-        if lend != self._lent:
-            self._lent, self.predictor = lend, None
-        if not lend:
-            yield
-            return
-        LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
-        self.model = MODELS[self.task].from_stock(stock, {"dfl": {}})
-        try:
-            yield
-        finally:
-            self.model = stock
-
-    @contextmanager
-    def _overridden(self, options: dict[str, Any]) -> Iterator[None]:
-        """Let the stock method find our options among its overrides, the one place it does not check them."""
-        before = self.overrides
-        self.overrides = {**before, **options}
-        try:
-            yield
-        finally:
-            self.overrides = before
 
 
 def _report(validator: Any) -> None:

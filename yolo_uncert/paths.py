@@ -100,6 +100,11 @@ def shipped_weights(name: str | Path) -> str:
     return str(find_asset(name, "weights")) if known else str(name)
 
 
+def is_shipped(file: str | Path) -> bool:
+    """Whether a file is one of the weights that ship with the project, which nothing should be written to or beside."""
+    return Path(file).resolve().parent == (_root() / _PLACES["weights"][0]).resolve()
+
+
 def _root() -> Path:
     packaged = _PACKAGE / "_assets"
     return packaged if packaged.is_dir() else _PACKAGE.parent

@@ -32,6 +32,7 @@ from yolo_uncert.engine.checkpoints import store_calibration, target_file
 from yolo_uncert.functional.calibrators import Isotonic, Temperature
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.functional.records import Matches
+from yolo_uncert.paths import find_asset
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
 from yolo_uncert.schema import Schema
 
@@ -319,6 +320,15 @@ def test_where_it_is_written():
     assert target_file(source, CalibrationOptions(out="x/y.pt", remove=True)) == Path("x/y.pt")
 
 
+@pytest.mark.parametrize("option", ["inplace", "remove"])
+def test_a_model_that_ships_stays_as_it_is(option):
+    shipped = find_asset("uncert-bccd-n.pt", "weights")
+    assert target_file(shipped, CalibrationOptions()) == Path("uncert-bccd-n-calibrated.pt"), "in the working directory"
+    assert target_file(shipped, CalibrationOptions(out="mine.pt", remove=True)) == Path("mine.pt")
+    with pytest.raises(OptionError, match=r"uncert-bccd-n\.pt ships with the package and stays as it is"):
+        target_file(shipped, CalibrationOptions(**{option: True}))
+
+
 def test_failure_leaves_the_old_file(weights, monkeypatch):
     file = Path(weights("detect"))
     before = file.read_bytes()
@@ -450,7 +460,13 @@ def test_stock_model_is_calibrated_by_its_moments(weights, tiny, image):
     found = model(image("detect"), sigma_source="dfl", **PREDICT)[0].boxes
     raw = model(image("detect"), sigma_source="dfl", calibrated=False, **PREDICT)[0].boxes
     assert_close(found.std, raw.std * factors)
-    assert model(image("detect"), **PREDICT)[0].boxes.std is None
+    lent = model(image("detect"), **PREDICT)[0].boxes
+    assert_close(lent.std, found.std)
+    assert lent.interval(0.5) is not None
+    assert model(image("detect"), calibrated=False, **PREDICT)[0].boxes.std is None
+    assert model(image("detect"), sigma_source="none", **PREDICT)[0].boxes.std is None
+    exported = YOLO(model.export(format="torchscript", imgsz=64, device="cpu"))
+    assert_close(exported(image("detect"), **PREDICT)[0].boxes.std, found.std, rtol=1e-4, atol=1e-4)
     assert Path(file).parent.joinpath("stock-calibrated.pt").exists() is False
 
 

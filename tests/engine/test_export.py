@@ -13,6 +13,7 @@ from yolo_uncert import YOLO
 from yolo_uncert.cli import main
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.schemas import METADATA_KEY
+from yolo_uncert.paths import is_shipped
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*torch.jit", "ignore:Converting", "ignore:.*legacy TorchScript", "ignore:The feature will"
@@ -106,6 +107,25 @@ def test_stock_model_exports_without_a_list(exported, images):
     assert result.boxes.std is None
     with pytest.raises(OptionError, match="sigma_source=dfl: this model has no such branch"):
         YOLO(file).predict(images["detect"][0], sigma_source="dfl", **QUIET)
+
+
+def test_stock_model_exports_its_moments(exported, tiny, images, tmp_path):
+    file = YOLO(shutil.copy(tiny.weights("stock"), tmp_path / "m.pt")).export(
+        format="torchscript", imgsz=64, device="cpu", sigma_source="dfl"
+    )
+    (found,) = YOLO(file).predict(images["detect"][0], **QUIET)
+    (lent,) = YOLO(tiny.weights("stock")).predict(images["detect"][0], sigma_source="dfl", **QUIET)
+    assert torch.allclose(found.boxes.std, lent.boxes.std, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_that_ships_is_exported_to_the_working_directory(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    model = YOLO("uncert-bccd-n.pt")
+    file = Path(model.export(format="torchscript", imgsz=64, device="cpu"))
+    assert file.resolve() == tmp_path / "uncert-bccd-n.torchscript"
+    assert file.is_file()
+    assert is_shipped(model.model.pt_path), "afterwards it still knows where it came from"
+    assert f"yolo-uncert predict model={file}" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["detect", "obb", "e2e"])

@@ -171,3 +171,7 @@ def test_gaussian_quantiles():
     z = gaussian_quantile(0.9, 5, boxwise=True)
     # Five independent coordinates are inside together with the probability asked for.
     assert np.prod(stats.norm.cdf(z) - stats.norm.cdf(-z)) == pytest.approx(0.9)
+
+
+def test_prints_without_its_table():
+    assert repr(Conformal.fit(np.ones((9, 4)), np.ones((9, 4)))) == "Conformal(n=9)"

@@ -258,11 +258,11 @@ def fails_at_the_styles(monkeypatch):
 def test_a_failure_in_the_middle_leaves_the_old_file_or_none(scene, tmp_path, monkeypatch, fail, name):
     result = scene("utm")
     result.save(tmp_path / "out")
-    (tmp_path / "out" / name).write_text("old")
+    old = (tmp_path / "out" / name).read_bytes()
     fail(monkeypatch)
     with pytest.raises(OSError, match="no space left"):
         result.save(tmp_path / "out")
-    assert (tmp_path / "out" / name).read_text() == "old"
+    assert (tmp_path / "out" / name).read_bytes() == old
     monkeypatch.undo()
     fail(monkeypatch)
     with pytest.raises(OSError, match="no space left"):

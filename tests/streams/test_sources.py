@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.streams import sources
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames
@@ -35,6 +36,8 @@ def image(tmp_path):
         ("rtsp://user:secret@10.0.0.1:554/ch.1?key=secret", ["rtsp_10_0_0_1_554_ch_1"]),
         (["http://a/x", "http://a/x", "http://a/x"], ["http_a_x", "http_a_x-2", "http_a_x-3"]),
         (["rtsp://a/b", "film.mp4", Path("x/y.AVI")], ["rtsp_a_b", "film_mp4", "x_y_AVI"]),
+        (["http://a/film.mp4?key=secret", "http://a/b.AVI"], ["http_a_film_mp4", "http_a_b_AVI"]),
+        (["https://a/film.mp4", "one/gate.avi"], ["https_a_film_mp4", "one_gate_avi"]),
         ("udp://0.0.0.0:1", ["udp_0_0_0_0_1"]),
         ("pipe:0", ["pipe_0"]),
         ("rtsp://server/film.mp4", ["rtsp_server_film_mp4"]),
@@ -44,6 +47,13 @@ def test_streams(source, names):
     loader = open_source(source, Loading())
     assert type(loader) is Streams
     assert loader.sources == names
+
+
+@pytest.mark.parametrize("other", ["cell.jpg", Path("folder"), "http://a/b.png"])
+def test_streams_and_images_in_one_list_are_refused_without_the_password(other):
+    with pytest.raises(OptionError, match="in a list, streams such as rtsp_h_9_x go with streams and videos") as caught:
+        open_source(["rtsp://user:secret@h:9/x", other], Loading())
+    assert "secret" not in str(caught.value)
 
 
 def test_address_without_an_image_behind_it_is_a_stream():

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from ultralytics.utils import LOGGER
 
 from yolo_uncert import __version__
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
-from yolo_uncert.engine.calibration import Calibration
+from yolo_uncert.engine.calibration import Calibration, settings_of
 from yolo_uncert.functional.calibrators import LEAST_BOXES, Isotonic, Scale, Temperature
 from yolo_uncert.functional.conformal import Conformal, boxes_needed, gaussian_quantile
 from yolo_uncert.functional.records import Floats, Matches
@@ -41,6 +44,36 @@ class Quality:
     boxwise: float
     error: Floats
     nll: Floats
+
+
+def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, Any]) -> Calibration:
+    """Validate with standard deviations as predicted, fit a calibration to them and print what it changes.
+
+    Args:
+        yolo: The YOLO object.
+        own: Options of the calibration.
+        data: Data yaml, or None for that of the model's training.
+        options: Those of ``val``.
+
+    Raises:
+        OptionError: The model predicts no standard deviations, or there are too few boxes.
+    """
+    kept: list[Any] = []
+
+    def validator(**given: Any) -> Any:
+        kept.append(yolo._smart_load("validator")(**given))
+        return kept[0]
+
+    with TemporaryDirectory() as folder:
+        quiet = {"plots": False, "calibrated": False, "save_json": False, "save_txt": False, "save_dir": folder}
+        matches = yolo.val(validator, **{**options, **quiet, "data": data}).matches
+    args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
+    settings = settings_of(schema, args, end2end=end2end)
+    if settings["sigma_source"] == "none":
+        raise OptionError("calibrate: this model predicts no standard deviations, or sigma_source=none")
+    calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
+    LOGGER.info(table)
+    return calibration
 
 
 def fit_calibration(

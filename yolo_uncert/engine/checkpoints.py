@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from ultralytics.utils.patches import torch_load
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import ATTRIBUTE
 from yolo_uncert.files import replacing
+from yolo_uncert.paths import is_shipped
 from yolo_uncert.run_options import CalibrationOptions
 
 SUFFIX = "-calibrated"
@@ -28,15 +30,39 @@ def put_calibration(model: nn.Module, calibration: Mapping[str, Any] | None) -> 
         delattr(model, ATTRIBUTE)
 
 
+def checkpoint_of(yolo: Any) -> Path:
+    """Return the file of a YOLO object.
+
+    Raises:
+        OptionError: It is no checkpoint.
+    """
+    # After load() the weights are no longer those of any one file.
+    if isinstance(yolo.model, str) or not yolo.ckpt_path or "pretrained" in yolo.overrides:
+        raise OptionError(
+            "calibrate: a calibration is stored in a checkpoint, give a trained .pt file as model=; export it "
+            "afterwards, and the exported file carries the calibration"
+        )
+    return Path(yolo.ckpt_path)
+
+
 def target_file(source: Path, options: CalibrationOptions) -> Path:
     """Return where a calibrated checkpoint is written: a file of its own unless the options say otherwise.
 
     Args:
         source: The checkpoint, ``best.pt`` or an already calibrated ``best-calibrated.pt``.
         options: ``out``, ``inplace`` and ``remove``.
+
+    Raises:
+        OptionError: A checkpoint that ships with the package would be changed.
     """
     if options.out is not None:
         return Path(options.out)
+    if is_shipped(source):
+        if options.inplace or options.remove:
+            raise OptionError(
+                f"calibrate: {source.name} ships with the package and stays as it is; name a file as out="
+            )
+        source = Path(source.name)  # in the working directory
     if options.inplace or options.remove or source.stem.endswith(SUFFIX):
         return source
     return source.with_stem(source.stem + SUFFIX)

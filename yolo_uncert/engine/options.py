@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from typing import Any
 
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yolo_uncert.config import OptionError, parse_options
+from yolo_uncert.config import OptionError, parse_options, suggest
 from yolo_uncert.run_options import RunOptions, run_option_names
 
 
@@ -36,6 +36,31 @@ def check_options(values: Mapping[str, Any], mode: str) -> RunOptions:
         if match and match[0] in ours:
             raise OptionError(f"{mode}: unknown option {name!r} (did you mean {match[0]!r}?)")
     return parse_options(RunOptions, split_options(values)[1], mode)
+
+
+def has_names(classes: Any) -> bool:
+    """Return whether the option ``classes`` names a class, where Ultralytics wants indices."""
+    return isinstance(classes, str) or (isinstance(classes, (list, tuple)) and any(isinstance(c, str) for c in classes))
+
+
+def class_indices(classes: str | Sequence[str | int], names: Mapping[int, str]) -> list[int]:
+    """Return the indices of classes that are given by name or index.
+
+    Args:
+        classes: Names or indices; in one string separated by commas.
+        names: Names of the model's classes.
+
+    Raises:
+        OptionError: There is no such class.
+    """
+    known = {name: index for index, name in names.items()} | {str(index): index for index in names}
+    given = classes.strip("[]() ").split(",") if isinstance(classes, str) else classes
+    found = [str(entry).strip(" '\"") for entry in given]
+    for entry in found:
+        if entry not in known:
+            listed = ", ".join(f"{index} {name}" for index, name in names.items())
+            raise OptionError(f"classes: no class {entry!r}{suggest(entry, names.values())}. This model has: {listed}")
+    return [known[entry] for entry in found]
 
 
 def put_options(args: SimpleNamespace, given: Mapping[str, Any], where: str) -> None:

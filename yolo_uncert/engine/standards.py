@@ -11,6 +11,7 @@ import numpy as np
 
 from yolo_uncert.engine.tables import Table, titles
 from yolo_uncert.evaluation import DotaDetections, DotaTruth, evaluate_coco, evaluate_dota
+from yolo_uncert.evaluation.dota_boxes import class_name
 from yolo_uncert.evaluation.polygons import corners
 
 METHODS = {"area": "", "voc07": " (07)"}
@@ -34,20 +35,22 @@ def dota_records(metrics: Any, names: Mapping[int, str]) -> tuple[DotaDetections
     return detections, truth
 
 
-def exact_table(detections: DotaDetections, truth: DotaTruth) -> Table:
+def exact_table(detections: DotaDetections, truth: DotaTruth, names: Mapping[int, str]) -> Table:
     """Return the AP of oriented boxes by the exact overlap, over all classes and for each, area and 11-point.
 
     Args:
         detections: Detections of a data set.
         truth: Its objects.
+        names: Class names, in whose order the rows are.
     """
     found = {method: evaluate_dota(detections, truth, method=method) for method in METHODS}
+    order = [class_name(title) for title in titles(names).values()]
     columns = ("AP50", "AP75", "AP")
     header = [c + ending for ending in METHODS.values() for c in columns]
     rows = [("all", *(result.mean()[c] for result in found.values() for c in columns))]
     rows += [
         (name, *(result.per_class()[name][c] for result in found.values() for c in columns))
-        for name in found["area"].per_class()
+        for name in sorted(found["area"].per_class(), key=order.index)
     ]
     return Table("Exact IoU", ("Class", *header), rows)
 

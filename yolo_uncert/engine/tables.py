@@ -91,6 +91,11 @@ def titles(names: Mapping[int, str]) -> dict[int, str]:
     return {index: f"{name} ({index})" if used.count(name) > 1 else name for index, name in names.items()}
 
 
+def without_classes(table: Table) -> Table:
+    """Return the row over all classes of a table that has one row per class, any other table as it is."""
+    return table._replace(rows=table.rows[:1]) if table.header[0] == "Class" else table
+
+
 def interval_table(matches: Matches, conformal: Conformal, coordinates: Sequence[str]) -> Table:
     """Return which share of the errors the intervals of a conformal calibration hold.
 

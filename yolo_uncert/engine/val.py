@@ -22,7 +22,7 @@ from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_field
 from yolo_uncert.engine.records import image_record, pdq_record
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.standards import coco_results, coco_tables, dota_records, exact_table
-from yolo_uncert.engine.tables import Table, as_text, interval_table, tables, titles, write_results
+from yolo_uncert.engine.tables import Table, as_text, interval_table, tables, titles, without_classes, write_results
 from yolo_uncert.evaluation import write_dota
 from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.ops import pairwise_rotated_iou, warm_up
@@ -110,7 +110,8 @@ class _UncertValidator(DetectionValidator):
         super().print_results()
         if self.training:
             return
-        for table in [*tables(self.metrics, classes=self.args.verbose), *self.metrics.further]:
+        further = self.metrics.further if self.args.verbose else map(without_classes, self.metrics.further)
+        for table in [*tables(self.metrics, classes=self.args.verbose), *further]:
             LOGGER.info(as_text(table))
 
     def _process_batch(self, preds: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -197,7 +198,7 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
         if self.metrics.scored is None or not len(self.metrics.scored.target_cls):
             return super()._further_tables()
         detections, truth = dota_records(self.metrics, self.names)
-        return [*super()._further_tables(), exact_table(detections, truth)]
+        return [*super()._further_tables(), exact_table(detections, truth, self.names)]
 
     def print_results(self) -> None:
         """Write DOTA's result files too, if results are to be saved."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -38,8 +38,8 @@ class Conformal:
     """
 
     n: int
-    ranks: npt.NDArray[np.integer]
-    scores: Floats
+    ranks: npt.NDArray[np.integer] = field(repr=False)
+    scores: Floats = field(repr=False)
 
     @classmethod
     def fit(cls, residual: Floats, sigma: Floats) -> Conformal:

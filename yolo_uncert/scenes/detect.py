@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ import ultralytics
 
 from yolo_uncert import __version__
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.calibration import calibration_of
+from yolo_uncert.engine.options import check_options
 from yolo_uncert.model import YOLO
+from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.finder import ModelFinder
 from yolo_uncert.scenes.pixels import STRETCH, choose_look
 from yolo_uncert.scenes.progress import Progress, model_digest, source_stamp
 from yolo_uncert.scenes.raster import open_raster, pick_bands
-from yolo_uncert.scenes.result import INTERVAL_LEVEL, SceneResult, name_of
+from yolo_uncert.scenes.result import SceneResult, name_of
 from yolo_uncert.scenes.scan import scan
+from yolo_uncert.scenes.targets import check_targets
 from yolo_uncert.scenes.tiles import tile_rows
 
 
@@ -73,22 +77,26 @@ def detect_scene(
             raise OptionError(f"scene: {name} must be a whole number of at least {least}, not {number!r}")
     check_switches(resume=resume, dota=dota)
     model = model if isinstance(model, YOLO) else YOLO(model)
+    ours = check_options(options, "scene")
+    _check_level(model, ours)
+    title = "scene" if isinstance(source, np.ndarray) else str(source)
+    if out is not None:
+        check_targets(out, name_of(title), title)
     before, lent, model.predictor = model.predictor, model._lent, None
     try:
         with open_raster(source) as raster:
             look = choose_look(raster, pick_bands(raster.count, bands), stretch)
             rows = tile_rows(raster.width, raster.height, tile, overlap)
-            title = "scene" if isinstance(source, np.ndarray) else str(source)
             finder, progress = ModelFinder(model, options), None
             if out is not None:
                 run = {"tile": tile, "overlap": overlap, "batch": batch, **asdict(look)}
-                run |= {name: str(value) for name, value in options.items()}
+                run |= settings(options)
                 progress = Progress(Path(out) / f".{name_of(title)}.partial", {**origin(model, source), **run})
                 if not resume:
                     progress.remove()
             result = scan(finder, raster, look, rows, batch=batch, name=title, progress=progress)
         if out is not None and progress is not None:
-            result.save(out, dota=dota, interval_level=options.get("interval_level", INTERVAL_LEVEL))
+            result.save(out, dota=dota, interval_level=ours.interval_level)
             progress.remove()
         return result
     finally:
@@ -104,6 +112,21 @@ def check_switches(**switches: Any) -> None:
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise OptionError(f"scene: {name} must be True or False, not {value!r}; out= says where files go")
+
+
+def settings(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of predict that a result depends on: the level of the intervals is that of its files."""
+    return {name: str(value) for name, value in options.items() if name != "interval_level"}
+
+
+def _check_level(model: YOLO, options: RunOptions) -> None:
+    """Refuse a level that the model's calibration cannot support before anything is done."""
+    calibration = None if isinstance(model.model, str) else calibration_of(model.model)
+    if options.calibrated and calibration is not None and calibration.conformal is not None:
+        try:
+            calibration.conformal.quantile(options.interval_level)
+        except ValueError as error:
+            raise OptionError(f"scene: {error}") from error
 
 
 def origin(model: YOLO, source: str | Path | npt.NDArray[Any]) -> dict[str, str]:

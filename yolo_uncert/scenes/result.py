@@ -14,7 +14,8 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
-from yolo_uncert.evaluation import DotaDetections, write_dota
+from yolo_uncert.evaluation import DotaDetections, read_dota, write_dota
+from yolo_uncert.evaluation.dota_boxes import class_name
 from yolo_uncert.files import replacing
 from yolo_uncert.output import JsonLinesWriter, rows_of
 from yolo_uncert.run_options import RunOptions
@@ -23,6 +24,7 @@ from yolo_uncert.scenes.geopackage import write_geopackage
 from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
 from yolo_uncert.scenes.raster import Georeference
 from yolo_uncert.scenes.style import style_of
+from yolo_uncert.scenes.targets import check_targets
 
 DOTA = "dota"
 """Folder with the result files of DOTA, beside the others."""
@@ -112,13 +114,13 @@ class SceneResult:
         return DotaDetections(np.full(len(self), self.name), classes, data[:, -2].copy(), self.polygons)
 
     def save(self, folder: str | Path, *, dota: bool = True, interval_level: float = INTERVAL_LEVEL) -> list[Path]:
-        """Write all files; each appears under its name when it is complete, in place of one that was there.
+        """Write all files; each appears under its name when it is complete, in place of one of an earlier run.
 
         ``NAME.geojson`` and ``NAME-sigma.geojson`` in longitude and latitude and, where the scene's system is another
         one with an EPSG code, ``NAME-epsg32633.geojson``; ``NAME.gpkg`` with both layers in the scene's system. Without
         georeference ``NAME-pixels.geojson`` and ``NAME-pixels-sigma.geojson``. Beside each GeoJSON a ``.qml``, its
         style in QGIS. ``NAME.jsonl`` with one row per box, and the folder ``dota`` with a ``Task1_<class>.txt`` for
-        each class, both in pixels.
+        each class, both in pixels; lines of other scenes that these have stay.
 
         Args:
             folder: Where to; made if there is none.
@@ -127,8 +129,12 @@ class SceneResult:
 
         Returns:
             The files.
+
+        Raises:
+            OptionError: A file would be replaced that is the scene itself, or that this package did not write.
         """
         folder = Path(folder)
+        check_targets(folder, self.name, self.path)
         folder.mkdir(parents=True, exist_ok=True)
         layers = self.layers
         if len(layers) == 1:  # an earlier run may have had a model with standard deviations
@@ -151,7 +157,18 @@ class SceneResult:
         with replacing(target) as part:
             self._write_rows(part, interval_level)
         written.append(target)
-        return [*written, *write_dota(folder / DOTA, self.dota(), class_names(self.names))] if dota else written
+        return [*written, *self._save_dota(folder / DOTA)] if dota else written
+
+    def _save_dota(self, folder: Path) -> list[Path]:
+        """Write the rows beside those of other scenes."""
+        rows, names = self.dota(), class_names(self.names)
+        if any(folder.glob("Task1_*.txt")):
+            known = read_dota(folder)
+            other = known.images != self.name
+            kept = (values[other] for values in (known.images, known.classes, known.scores, known.polygons))
+            rows = DotaDetections.stack([DotaDetections(*kept), rows])
+            names += sorted({*known.classes.tolist()} - {class_name(name) for name in names})
+        return write_dota(folder, rows, names)
 
     def _save_geojson(self, folder: Path, layer: Layer, crs: str, suffix: str, style: str) -> list[Path]:
         content = feature_collection(layer, self.geo, crs)

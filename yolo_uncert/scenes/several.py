@@ -13,7 +13,7 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import DotaDetections, write_dota
 from yolo_uncert.model import YOLO
-from yolo_uncert.scenes.detect import check_switches, detect_scene, origin
+from yolo_uncert.scenes.detect import check_switches, detect_scene, origin, settings
 from yolo_uncert.scenes.finished import Finished
 from yolo_uncert.scenes.raster import SceneError
 from yolo_uncert.scenes.result import DOTA, INTERVAL_LEVEL, SceneResult, class_names, name_of
@@ -93,8 +93,7 @@ def list_scenes(source: Source) -> list[str]:
     elif (path := Path(source)).is_dir():
         found = [str(file) for file in _rasters(path)]
     elif path.is_file():
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        found = [_beside(line.strip(), path) for line in lines if line.strip()]
+        found = [_beside(line.strip(), path) for line in _lines(path) if line.strip()]
     else:
         found = [name for name in sorted(glob(str(source), recursive=True)) if not Path(name).is_dir()]
     if not found:
@@ -109,6 +108,13 @@ def list_scenes(source: Source) -> list[str]:
 def _rasters(folder: Path) -> list[Path]:
     found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in found if path.is_file())
+
+
+def _lines(listing: Path) -> list[str]:
+    try:
+        return listing.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise OptionError(f"scene: {listing} is no list of names in UTF-8: {error}") from error
 
 
 def _beside(name: str, listing: Path) -> str:
@@ -143,7 +149,7 @@ def _finish(model: YOLO, file: str, out: Path | None, resume: bool, options: dic
     """Detect in a scene, or take what an earlier call has found."""
     if out is None:
         return detect_scene(model, file, **options)
-    run = {**origin(model, file), **{name: str(value) for name, value in options.items()}}
+    run = {**origin(model, file), **settings(options)}
     finished = Finished(out / FINISHED / f"{name_of(file)}.safetensors", run)
     if resume and (known := finished.load()) is not None:
         LOGGER.info(f"{len(known)} boxes, found by an earlier run")

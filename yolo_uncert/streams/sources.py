@@ -14,6 +14,7 @@ from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadScreenshots, SourceTypes
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.streams.capture import PUSHED
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames, npy_frames
@@ -22,6 +23,9 @@ from yolo_uncert.streams.reader import Rules
 
 BUFFER = 30
 """Frames per stream that may wait for the model when none is to be missed."""
+
+
+WEB = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,15 @@ def open_source(source: Any, how: Loading) -> Any:
     Raises:
         FileNotFoundError: No such file, or nothing in it.
         OSError: There is no screen.
+        OptionError: A list holds streams beside images.
     """
     if isinstance(source, (list, tuple)) and source:
-        if any(map(_is_stream, source)) and all(_is_stream(item) or _is_video(item) for item in source):
+        if live := [item for item in source if _is_stream(item) or _is_web_video(item)]:
+            if len(live) + sum(map(_is_video, source)) < len(source):
+                raise OptionError(
+                    f"source: in a list, streams such as {stream_name(live[0])} go with streams and videos, not with "
+                    "images or folders"
+                )
             return _streams(source, how)
         if all(isinstance(item, Path) or (isinstance(item, str) and "://" not in item) for item in source):
             return Files(source, how.batch, how.stride, how.channels)
@@ -130,11 +140,23 @@ def _is_stream(item: Any) -> bool:
     if isinstance(item, bool) or not isinstance(item, (int, str)):
         return False
     text, scheme = str(item), _scheme(str(item))
-    suffix = urlsplit(text.lower()).path.rpartition(".")[-1] if scheme in ("http", "https") else ""
-    web = scheme in ("http", "https") and suffix not in IMG_FORMATS | VID_FORMATS
+    web = scheme in WEB and _suffix(text) not in IMG_FORMATS | VID_FORMATS
     return text.isnumeric() or scheme in PUSHED or web
+
+
+def _is_web_video(item: Any) -> bool:
+    """Return whether an item of a list is the address of a video, which is played as a stream."""
+    return isinstance(item, str) and _scheme(item) in WEB and _suffix(item) in VID_FORMATS
+
+
+def _suffix(address: str) -> str:
+    return urlsplit(address.lower()).path.rpartition(".")[-1]
 
 
 def _is_video(item: Any) -> bool:
     """Return whether an item of a list is the path of a video, by its looks alone."""
-    return isinstance(item, (str, Path)) and Path(item).suffix.lower().lstrip(".") in VID_FORMATS
+    return (
+        isinstance(item, (str, Path))
+        and "://" not in str(item)
+        and Path(item).suffix.lower().lstrip(".") in VID_FORMATS
+    )

@@ -1,0 +1,109 @@
+"""Files that a result must not replace."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from yolo_uncert.config import OptionError
+from yolo_uncert.engine.boxes import UncertBoxes
+from yolo_uncert.evaluation import read_dota
+from yolo_uncert.scenes import Georeference, SceneResult, detect_scene
+from yolo_uncert.scenes import scan as scan_module
+from yolo_uncert.scenes.targets import check_targets
+
+GEO = Georeference((0.5, 0.0, 500000.0, 0.0, -0.5, 5000000.0), "EPSG:32633")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+
+
+def found(path="field.tif", score=0.9, geo=GEO):
+    rows = np.array([[10, 20, 40, 60, score, 0]], np.float32)
+    return SceneResult(str(path), {0: "car"}, UncertBoxes(rows, (100, 200), {"std": np.ones((1, 4), np.float32)}), geo)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Folder with the files of a result."""
+    pytest.importorskip("rasterio")
+    pytest.importorskip("pyogrio")
+    found().save(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_files_of_an_earlier_run_are_replaced(written):
+    names = {file.name for file in written.iterdir()}
+    assert {"field.geojson", "field.gpkg", "field-epsg32633.geojson", "field.jsonl"} <= names
+    found(score=0.5).save(written)
+    assert '"score": 0.5' in (written / "field.geojson").read_text()
+
+
+@pytest.mark.parametrize("name", ["field.geojson", "field-sigma.geojson", "field-epsg4326.geojson", "field.jsonl"])
+def test_a_text_of_other_origin_stays(tmp_path, name):
+    (tmp_path / name).write_text('{"type": "FeatureCollection", "features": []}\n')
+    with pytest.raises(OptionError, match=rf"{name} would be replaced, and is not, or no longer, as yolo-uncert"):
+        found(geo=None).save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_an_edited_file_stays(written):
+    text = (written / "field.geojson").read_text().replace('"generator": "yolo-uncert", ', "")
+    (written / "field.geojson").write_text(text)
+    with pytest.raises(OptionError, match="no longer"):
+        found().save(written)
+    assert (written / "field.geojson").read_text() == text
+
+
+def test_a_package_with_a_layer_of_the_user_stays(written):
+    with closing(sqlite3.connect(written / "field.gpkg")) as database, database:
+        database.execute("INSERT INTO gpkg_contents (table_name, data_type) VALUES ('my fields', 'attributes')")
+    with pytest.raises(OptionError, match=r"field\.gpkg would be replaced"):
+        found().save(written)
+
+
+def test_what_only_looks_like_a_package_stays(tmp_path):
+    (tmp_path / "field.gpkg").write_bytes(b"no database, but somebody's")
+    with pytest.raises(OptionError, match=r"field\.gpkg"):
+        check_targets(tmp_path, "field", "field.tif")
+
+
+def test_empty_and_unrelated_files_are_no_obstacle(tmp_path):
+    for name in ("field.geojson", "field.gpkg", "field.jsonl"):
+        (tmp_path / name).touch()
+    for name in ("other.geojson", "field2.geojson", "field-notes.geojson", "field.tif"):
+        (tmp_path / name).write_text("mine")
+    check_targets(tmp_path, "field", str(tmp_path / "other.tif"))
+    check_targets(tmp_path / "not there yet", "field", "field.tif")
+
+
+def test_the_scene_itself_is_not_replaced(tmp_path, model_file, monkeypatch):
+    scene = tmp_path / "field.gpkg"
+    _, png = cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))
+    scene.write_bytes(png.tobytes())
+    before, seen = scene.read_bytes(), []
+    monkeypatch.setattr(scan_module, "read_tile", lambda *words: seen.append(words))
+    with pytest.raises(OptionError, match="is the scene itself and would be replaced"):
+        detect_scene(model_file, scene, out=tmp_path, tile=64, overlap=0, device="cpu")
+    assert scene.read_bytes() == before
+    assert not seen, "found out before the first tile"
+
+
+def test_a_submission_keeps_the_lines_of_other_scenes(tmp_path):
+    for path, score in (("a.png", 0.9), ("b.png", 0.8), ("a.png", 0.7)):
+        found(path, score, geo=None).save(tmp_path)
+    rows = read_dota(tmp_path / "dota")
+    assert dict(zip(rows.images.tolist(), rows.scores.round(3).tolist(), strict=True)) == {"b": 0.8, "a": 0.7}
+    assert [Path(file).name for file in (tmp_path / "dota").iterdir()] == ["Task1_car.txt"]
+
+
+def test_a_submission_keeps_classes_of_other_models(tmp_path):
+    (tmp_path / "dota").mkdir()
+    (tmp_path / "dota" / "Task1_ship.txt").write_text("old 0.5 0 0 1 0 1 1 0 1\n")
+    found(geo=None).save(tmp_path)
+    assert (tmp_path / "dota" / "Task1_ship.txt").read_text() == "old 0.5 0 0 1 0 1 1 0 1\n"
+    assert len(read_dota(tmp_path / "dota").images) == 2
