@@ -8,6 +8,7 @@ its standard deviation. Also prints the table of these numbers.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from itertools import cycle
 from pathlib import Path
@@ -30,10 +31,12 @@ def numbers(folder: Path, name: str) -> dict[str, npt.NDArray[np.float64]]:
     """
     row, _, rule = name.partition(":")
     found = {}
-    for file in sorted(folder.glob(f"{row}-s*/results.json")):
+    for file in sorted(folder.glob("*/results.json")):
+        if not (seed := re.fullmatch(rf"{re.escape(row)}-s(\d+)", file.parent.name)):
+            continue
         results = json.loads(file.read_text(encoding="utf-8"))
         if rule in results:
-            found[file.parent.name.removeprefix(f"{row}-s")] = np.array([results[rule][column] for column in COLUMNS])
+            found[seed[1]] = np.array([results[rule][column] for column in COLUMNS])
     if not found:
         raise ValueError(f"{folder} has no results of row {row!r} with rule {rule!r}")
     return found

@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from yolo_uncert.compare import Interval, Variant, _settings, _short, compare, table, write
+from yolo_uncert.compare import Interval, Variant, _settings, _short, _variants, compare, table, write
 from yolo_uncert.config import OptionError
+from yolo_uncert.functional.records import Matches, Scored
 
 QUIET = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}
 
@@ -30,7 +31,9 @@ def test_options_with_several_values_make_variants():
     options = {"suppress": "hard,soft", "var_vote": (False, True), "classes": [0, 1], "conf": 0.1}
     assert _settings(options) == [{"suppress": s, "var_vote": v} for s in ("hard", "soft") for v in (False, True)]
     assert options == {"classes": [0, 1], "conf": 0.1}, "a list of classes is one value"
-    assert _settings({"suppress": "soft"}) == [{}]
+    options = {"suppress": "soft", "iou": [0.5], "imgsz": (640,)}
+    assert _settings(options) == [{}]
+    assert options == {"suppress": "soft", "iou": 0.5, "imgsz": 640}, "a list of one is its value"
     assert _settings({"vote_sigma": "0.02, 0.05"}) == [{"vote_sigma": 0.02}, {"vote_sigma": 0.05}]
     assert _settings({"var_vote": "True,False"}) == [{"var_vote": True}, {"var_vote": False}]
 
@@ -109,6 +112,24 @@ def test_the_same_model_twice_differs_by_nothing(tiny, tmp_path):
     options = {"data": str(tiny.data("detect")), "samples": 5, "out": tmp_path, "project": str(tmp_path)}
     _, again = compare(weights, **options, **QUIET)
     assert all(i == Interval(0, 0, 0) for i in again.gains.values())
+
+
+def test_images_are_paired_by_name_whatever_their_order():
+    rng = np.random.default_rng(0)
+    image, files, shapes = np.arange(30) % 3, ("a", "b", "c"), np.full((3, 2), 100.0)
+    sigma, iou, conf = np.ones((30, 4)), rng.uniform(0.5, 1, 30), rng.uniform(0, 1, 30)
+    residual = rng.normal(0, 1, (30, 4)) * (1 + 3 * image[:, None])  # images differ
+    correct, cls = iou[:, None] > np.linspace(0.5, 0.95, 10), np.zeros(30, int)
+    found = np.ones(30, bool)
+    runs = []
+    for order in ([0, 1, 2], [1, 2, 0]):  # in the second run image 0 is "b"
+        index = np.argsort(order)[image]
+        names = tuple(files[i] for i in order)
+        matches = Matches(residual, sigma, sigma * 10, iou, conf, cls, index, shapes, names)
+        runs.append((names[0], matches, Scored(conf, cls, correct, found, iou, index, cls, index)))
+    first, second = _variants(runs, 20)
+    assert first.results["NLL"].high > first.results["NLL"].low
+    assert all(gain == Interval(0, 0, 0) for gain in second.gains.values())
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def folder(tmp_path):
 
 
 def test_differences_are_those_of_the_same_seed(folder):
+    (folder / "a-soft-s0").mkdir()
+    (folder / "a-soft-s0" / "results.json").write_text((folder / "b-s1" / "results.json").read_text())
     np.testing.assert_array_equal(gains.gains(folder, "a:hard", "a:soft + vote"), np.full((2, 5), 2.0))
     np.testing.assert_array_equal(gains.gains(folder, "a:hard", "b:hard"), np.full((1, 5), 3.0))
 

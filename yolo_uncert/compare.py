@@ -203,8 +203,12 @@ def _listed(value: Any) -> list[Any]:
 def _settings(options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of the options that have several values, and take them out of the options."""
     several = {}
-    for name in [key for key in options if key in VARIED and len(_listed(options[key])) > 1]:
-        several[name] = _listed(options.pop(name))
+    for name in [key for key in options if key in VARIED]:
+        values = _listed(options.pop(name))
+        if len(values) > 1:
+            several[name] = values
+        else:
+            options[name] = values[0]
     return [dict(zip(several, values, strict=True)) for values in itertools.product(*several.values())]
 
 

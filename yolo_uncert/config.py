@@ -57,7 +57,7 @@ class GaussianOptions:
     init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)
     lr_mult: float = option(10.0, "Learning rate of the branch over that of the model.", low=0.0)
     label_std: float | list[float] | None = option(
-        None, "Standard deviation of the labels' sides in pixels, for all classes or a list (loss: kl_target)."
+        None, "Standard deviation of the labels' sides in pixels at imgsz, for all classes or a list (loss: kl_target)."
     )
 
     def __post_init__(self) -> None:

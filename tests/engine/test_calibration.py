@@ -29,7 +29,7 @@ from yolo_uncert.engine.calibration import (
     settings_of,
 )
 from yolo_uncert.engine.checkpoints import store_calibration, target_file
-from yolo_uncert.functional.calibrators import Isotonic, Temperature
+from yolo_uncert.functional.calibrators import LEAST_BOXES, Isotonic, Temperature
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.functional.records import Matches
 from yolo_uncert.paths import find_asset
@@ -262,11 +262,11 @@ def test_round_trip_through_json():
     ("n", "options", "message"),
     [
         (
-            8,
+            29,
             {"method": "conformal"},
-            r"method=conformal at level=0.9 needs at least 9 boxes .* there are 8: .*lower level",
+            "method=conformal needs at least 30 boxes .* there are 29: give more images$",
         ),
-        (98, {"method": "conformal", "level": 0.99}, "at level=0.99 needs at least 99 boxes .* there are 98"),
+        (98, {"method": "conformal", "level": 0.99}, "at level=0.99 needs at least 99 boxes .* 98: .*lower level"),
         (
             29,
             {"method": "temperature"},
@@ -427,7 +427,14 @@ def test_validation_is_calibrated(marked, tiny):
     assert model.val(calibrated=False, **options).matches.sigma == pytest.approx(raw.sigma)
 
 
+@pytest.fixture
+def few_suffice(monkeypatch):
+    """Let the some twenty boxes that the tiny models find be enough."""
+    monkeypatch.setitem(LEAST_BOXES, "temperature", 1)
+
+
 @KINDS
+@pytest.mark.usefixtures("few_suffice")
 def test_calibrating_a_model(weights, tiny, image, caplog, kind):
     file = weights(kind)
     model = YOLO(file)
@@ -452,6 +459,7 @@ def test_calibrating_a_model(weights, tiny, image, caplog, kind):
     assert_close(boxes(model(image(kind), **PREDICT)[0]).std, raw.std, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_stock_model_is_calibrated_by_its_moments(weights, tiny, image):
     file = weights("stock")
     calibrate(file, tiny, "detect", sigma_source="dfl", inplace=True, level=0.5)
@@ -523,6 +531,7 @@ def test_exported_file_is_calibrated(marked, tiny, image, kind, form):
         model.calibrate(data="x.yaml")
 
 
+@pytest.mark.usefixtures("few_suffice")
 def test_command_line(weights, tiny, tmp_path, capsys, caplog):
     file = weights("detect")
     words = [f"model={file}", f"data={tiny.data('detect')}", "split=train", "imgsz=64", "batch=8", "device=cpu"]

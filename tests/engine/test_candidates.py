@@ -102,6 +102,13 @@ def test_selected_rows_are_sorted_limited_and_filtered():
     assert found.index.tolist() == [2]
 
 
+def test_selected_boxes_are_scored_by_sides_of_their_own():
+    # Sides of 4 and 8 pixels, sigma 1: 0.8 * (1 - (1/4 + 1/8) / 2)
+    rows = torch.tensor([[[10.0, 10.0, 14.0, 18.0, 0.8, 1.0, 1.0, 1.0, 1.0, 1.0]]])
+    (found,) = extract_selected(rows, Schema.of("detect", 3, ["gaussian"]), options(score_fusion="gaussian"))
+    assert_close(found.conf, torch.tensor([0.65]))
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_shortcuts_lose_no_candidate(alpha, multi_label):

@@ -26,6 +26,10 @@ def measured(folder):
 def test_names_of_images():
     assert image_names(["/a/x 1.jpg", "/a/y.png"]) == ["x_1", "y"]
     assert image_names(["/a/b/x.jpg", "/a/c/x.jpg"]) == ["b_x", "c_x"]
+    assert image_names(["/a/shot 1.jpg", "/a/shot_1.jpg", "/a/y.jpg"]) == ["shot_1", "shot_1-2", "y"]
+    assert image_names(["/a/x.jpg", "/a/x.png", "/a/x-2.jpg"]) == ["x", "x-2", "x-2-2"]
+    relative, absolute = image_names(["b/x.jpg", str(Path("c/x.jpg").resolve())])
+    assert (relative, absolute) == ("b_x", "c_x")
 
 
 def test_coco_numbers_are_those_of_pycocotools(tiny, tmp_path, caplog):

@@ -109,6 +109,18 @@ def test_residual_and_sigma_are_in_pixels_of_the_original_image(detect):
     assert np.array_equal(stats["sigma"], [[2, 4, 6, 8]])
 
 
+def test_boxes_lose_their_padding(detect, obb):
+    detect.training = obb.training = False  # while training, nobody asks for boxes
+    found = detections([[12.0, 3.0, 32.0, 23.0]], [0.0], [[1.0] * 4])
+    stats = detect._process_batch(found, objects([[14.0, 3.0, 32.0, 23.0]], [0.0], gain=2.0))
+    assert stats["boxes"].tolist() == [[0, 0, 10, 10]]
+    assert stats["target_boxes"].tolist() == [[1, 0, 10, 10]]
+    found = detections([[32.0, 23.0, 20.0, 8.0, 0.5]], [0.0], [[1.0] * 5])
+    stats = obb._process_batch(found, objects([[32.0, 25.0, 20.0, 8.0, 0.5]], [0.0], gain=2.0))
+    assert stats["boxes"].tolist() == [[10, 10, 10, 4, 0.5]]
+    assert stats["target_boxes"].tolist() == [[10, 11, 10, 4, 0.5]]
+
+
 def test_oriented_residual_compares_the_same_name_of_a_rectangle(obb):
     truth = [[50.0, 50.0, 40.0, 10.0, 0.4]]
     turned = [[50.0, 52.0, 10.0, 42.0, 0.3 - math.pi / 2]]  # width along the short side

@@ -163,6 +163,14 @@ def test_of_equal_candidates_the_first_is_kept() -> None:
     assert soft_nms(boxes, scores)[0].tolist() == [0, 1, 2, 3]  # the fifth: 0.5 exp(-2)^4 < 0.001
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_of_equal_scores_the_first_take_part(backend) -> None:
+    boxes = np.array([[20.0 * i, 0.0, 20.0 * i + 10, 10.0] for i in range(5)])
+    scores = np.array([0.5, 0.5, 0.9, 0.5, 0.5])
+    found = suppress(boxes, scores, None, None, Suppression("hard", max_nms=3), backend=backend)
+    assert found.index.tolist() == [2, 0, 1]
+
+
 def test_thirty_thousand_candidates(scenes) -> None:
     boxes, scores, classes, variances, _ = scenes.horizontal(2, 30000, "dense")
     kept = suppress(boxes, scores, classes, variances, Suppression("hard", vote="var", iou_threshold=0.8))

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from yolo_uncert import YOLO
 from yolo_uncert.config import OptionError
+from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.scenes import SceneError, detect_scene
+from yolo_uncert.scenes.finder import _scaled, settle
 
 
 def scattered(width, height, seed=0):
@@ -50,6 +53,38 @@ def test_an_object_longer_than_the_overlap_comes_out_in_marked_parts(rectangles,
     result = look_at(rectangles(), image, 100, 20)
     assert result.boxes.fields["cut"].tolist() == [1.0, 1.0]
     assert sorted(result.boxes.xyxy[:, [0, 2]].tolist()) == [[20, 100], [80, 160]]
+
+
+def test_boxes_that_reach_out_of_their_tile_meet_those_of_the_next_row(rectangles, look_at, blank_scene):
+    class Reaching(rectangles):
+        def find(self, tiles):
+            # The same object, 62 to 120: below the middle of the first tile, above that of the second.
+            (score, y), self.seen = ((0.8, 91.0), (0.9, -9.0))[self.seen], self.seen + 1
+            gaussian = torch.tensor([[2.0, 2.0, 2.0, 2.0, 0.1, 0.0, 0.0]])
+            box = torch.tensor([[50.0, y, 30.0, 58.0, 0.0]])
+            return [
+                Candidates(box, torch.tensor([score]), torch.zeros(1), torch.zeros(1).long(), {"gaussian": gaussian})
+            ]
+
+    result = look_at(Reaching("obb"), blank_scene(100, 200, [(0, 0, 100, 200)]), 100, 0, batch=1)
+    assert result.tiles == 2
+    assert result.boxes.conf.tolist() == pytest.approx([0.9])
+
+
+def test_what_an_end_to_end_head_selected_only_loses_its_duplicates(rectangles):
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.5, 0.0, 10.5, 10.0], [40.0, 0.0, 50.0, 10.0]])
+    scores, zeros = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3)
+    found = Candidates(boxes, scores, zeros, zeros.long(), {"gaussian": torch.ones(3, 4)})
+    finder = rectangles(suppress="soft", var_vote=True, conf=0.01)
+    assert len(settle(found, finder.schema, finder.args).conf) == 3
+    kept = settle(found, finder.schema, finder.args, end2end=True)
+    assert torch.equal(kept.boxes, boxes[[0, 2]])
+    assert torch.equal(kept.conf, scores[[0, 2]])
+
+
+def test_an_angle_has_no_scale():
+    assert _scaled("gaussian", torch.full((1, 7), 4.0), 2.0).tolist() == [[2, 2, 2, 2, 4, 2, 2]]
+    assert _scaled("iou_aware", torch.full((1, 1), 0.5), 2.0).tolist() == [[0.5]]
 
 
 def test_tiles_without_a_valid_pixel_are_not_looked_at(rectangles, look_at, blank_scene):

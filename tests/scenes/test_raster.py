@@ -232,3 +232,50 @@ def test_without_rasterio_images_are_read_whole(tmp_path, monkeypatch, caplog):
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(SceneError, match="no image that OpenCV reads"), open_raster(tmp_path / "bad.png"):
         pass
+
+
+def test_bands_of_several_types_are_stretched_together(write_tif, tmp_path):
+    pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+
+    byte = write_tif(np.full((1, 20, 30), 100, np.uint8), "byte.tif")
+    words = np.linspace(1000, 3000, 600).reshape(1, 20, 30).astype(np.uint16)
+    word = write_tif(words, "word.tif")
+    copy(byte, tmp_path / "stack.vrt", driver="VRT")
+    text = (tmp_path / "stack.vrt").read_text()
+    source = text[text.index("<SimpleSource") : text.index("</SimpleSource>")].replace("byte.tif", "word.tif")
+    band = f'<VRTRasterBand dataType="UInt16" band="2">{source}</SimpleSource></VRTRasterBand></VRTDataset>'
+    (tmp_path / "stack.vrt").write_text(text.replace("</VRTDataset>", band))
+    assert word.exists()
+    with open_raster(tmp_path / "stack.vrt") as raster:
+        assert raster.dtypes == (np.uint8, np.uint16)
+        image = shown(raster, (2, 2, 2), stretch=(0, 100))
+        assert (image[..., 0] == np.rint((words[0] - 1000) / 2000 * 255)).all()
+        mixed = shown(raster, (1, 2, 2), stretch=(0, 100))
+        assert not mixed[..., 2].any(), "a band of one value"
+        assert (mixed[..., 0] == image[..., 0]).all()
+        assert (shown(raster, 1) == 100).all(), "by itself it is of 8 bits"
+
+
+def test_nodata_of_one_band_is_its_own_affair(write_tif):
+    values = np.stack([np.linspace(1000, 2000, 600).reshape(20, 30)] * 4).astype(np.int16)
+    values[0, :, :3] = -9999
+    values[:3, :, 20:] = -9999
+    with open_raster(write_tif(values, nodata=-9999, photometric="MINISBLACK")) as raster:
+        look = choose_look(raster, (1, 2, 3), (0, 100))
+        assert look.low == (values[0, 0, 3], values[1, 0, 0], values[2, 0, 0])
+        image = read_tile(raster, WHOLE, look)
+        assert not image[:, :3, 2].any(), "red is missing there"
+        assert image[1:, :3, 0].all(), "blue is not"
+        assert not image[:, 20:].any()
+        assert read_tile(raster, Tile(20, 0, 30, 20), look) is None, "band 4, which is not shown, makes nothing valid"
+
+
+@pytest.mark.parametrize("nodata", [0, 255])
+def test_colours_that_hold_the_nodata_value_stay(write_tif, nodata):
+    values = np.full((3, 20, 30), nodata, np.uint8)
+    values[1, :, 10:] = 200
+    with open_raster(write_tif(values, nodata=nodata, photometric="RGB")) as raster:
+        image = shown(raster)
+    assert not image[:, :10].any()
+    assert (image[:, 10:] == [nodata, 200, nodata]).all()

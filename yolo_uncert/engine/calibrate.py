@@ -122,7 +122,9 @@ def check_size(boxes: int, options: CalibrationOptions) -> None:
         OptionError: It is; the message says how many boxes are needed.
     """
     if options.method == "conformal":
-        least, why = boxes_needed(options.level), f" at level={options.level:g}"
+        # Its factors are those of the method temperature.
+        least = max(boxes_needed(options.level), LEAST_BOXES["temperature"])
+        why = f" at level={options.level:g}" if least > LEAST_BOXES["temperature"] else ""
     else:
         least, why = LEAST_BOXES[options.method], ""
     if boxes < least:

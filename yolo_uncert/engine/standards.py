@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,9 +80,21 @@ def coco_tables(results: Mapping[str, float]) -> list[Table]:
 
 
 def image_names(files: Sequence[str]) -> list[str]:
-    """Return the names of image files without suffix, with their folders where names repeat; blanks become ``_``."""
-    stems = [Path(file).stem for file in files]
-    if len(set(stems)) < len(stems):
-        root = os.path.commonpath(files)
-        stems = ["_".join(Path(file).relative_to(root).with_suffix("").parts) for file in files]
-    return ["_".join(stem.split()) for stem in stems]
+    """Return a name for each image file: that without suffix, with its folders or a number behind where names repeat.
+
+    Blanks become ``_``.
+    """
+    names = [_word(Path(file).stem) for file in files]
+    if len(set(names)) < len(names):
+        paths = [os.path.abspath(file) for file in files]
+        root = os.path.commonpath(paths)
+        names = [_word("_".join(Path(path).relative_to(root).with_suffix("").parts)) for path in paths]
+    unique: dict[str, None] = {}
+    for name in names:
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        unique[next(free for free in itertools.chain([name], numbered) if free not in unique)] = None
+    return list(unique)
+
+
+def _word(name: str) -> str:
+    return "_".join(name.split())

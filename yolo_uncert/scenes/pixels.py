@@ -38,8 +38,8 @@ class Look:
 def choose_look(raster: Raster, bands: tuple[int, int, int], stretch: Sequence[float] = STRETCH) -> Look:
     """Return how to show a scene: 8-bit pixels as they are, all others between two percentiles of each band.
 
-    The percentiles are those of the valid pixels of a decimated overview of the whole scene: 12-bit data in 16-bit
-    files fills the 8 bits, and a tile does not depend on what lies in it.
+    The percentiles are those of the band's valid pixels in a decimated overview of the whole scene: 12-bit data in
+    16-bit files fills the 8 bits, and a tile does not depend on what lies in it.
 
     Args:
         raster: Open scene.
@@ -52,18 +52,23 @@ def choose_look(raster: Raster, bands: tuple[int, int, int], stretch: Sequence[f
     """
     if np.shape(stretch) != (2,) or not 0 <= stretch[0] < stretch[1] <= 100:
         raise OptionError(f"stretch must be two percentiles from 0 to 100, the lower one first, not {stretch}")
-    if raster.dtype == np.uint8:
+    if all(raster.dtypes[band - 1] == np.uint8 for band in bands):
         return Look(bands)
     step = max(1, -(-max(raster.width, raster.height) // OVERVIEW))
     values, mask = raster.read(bands, Tile(0, 0, raster.width, raster.height), step)
     if not mask.any():
         raise SceneError("the scene holds no valid pixel: all of its overview is nodata or transparent")
-    low, high = np.percentile(values[:, mask].astype(np.float64), stretch, axis=1)
-    return Look(bands, tuple(low.tolist()), tuple(high.tolist()))
+    pairs = zip(values.astype(np.float64), mask, strict=True)
+    ends = [np.percentile(v[m], stretch).tolist() if m.any() else (0.0, 0.0) for v, m in pairs]
+    low, high = zip(*ends, strict=True)
+    return Look(bands, low, high)
 
 
 def read_tile(raster: Raster, tile: Tile, look: Look) -> npt.NDArray[np.uint8] | None:
-    """Return a window as ``Array[H, W, 3]``, blue first; invalid pixels are black. None if all are invalid.
+    """Return a window as ``Array[H, W, 3]``, blue first. None if no pixel is valid in any band.
+
+    Invalid pixels are black. Where one of three stretched bands has no value it counts as 0; those of 8 bits stay as
+    they are, because with a nodata value of 0 or 255 that is part of a colour.
 
     Args:
         raster: Open scene.
@@ -77,9 +82,9 @@ def read_tile(raster: Raster, tile: Tile, look: Look) -> npt.NDArray[np.uint8] |
     if not mask.any():
         return None
     if look.low is not None and look.high is not None:
-        values = _stretched(np.where(mask, values, 0), look.low, look.high)
-    if not mask.all():
-        values = np.where(mask, values, 0)
+        values = np.where(mask, _stretched(np.where(mask, values, 0), look.low, look.high), 0)
+    elif not mask.all():
+        values = np.where(mask.any(0), values, 0)
     return np.ascontiguousarray(values[::-1].transpose(1, 2, 0), np.uint8)
 
 

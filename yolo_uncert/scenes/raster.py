@@ -48,18 +48,18 @@ class Raster(Protocol):
         width: Pixels.
         height: Pixels.
         count: Bands that are no alpha channel.
-        dtype: Type of the pixels.
+        dtypes: Type of the pixels of each of them.
         geo: Where it lies, if it says so.
     """
 
     width: int
     height: int
     count: int
-    dtype: np.dtype[Any]
+    dtypes: tuple[np.dtype[Any], ...]
     geo: Georeference | None
 
     def read(self, bands: Sequence[int], tile: Tile, step: int = 1) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Return bands (numbered from 1) as ``Array[C, H, W]`` and the mask ``Array[H, W]`` of valid pixels.
+        """Return bands (numbered from 1) as ``Array[C, H, W]`` and the mask of the same shape of what is valid in each.
 
         With a ``step`` above 1 about every so many rows and columns.
         """
@@ -80,9 +80,10 @@ class GdalRaster:
             raise SceneError(f"{name} has a colour table: convert it with gdal_translate -expand rgb")
         if any("complex" in kind for kind in dataset.dtypes):
             raise SceneError(f"{name} has complex pixels ({dataset.dtypes[0]}): convert them to amplitudes first")
-        self.width, self.height, self.dtype = dataset.width, dataset.height, np.dtype(dataset.dtypes[0])
+        self.width, self.height = dataset.width, dataset.height
         self._bands = [i for i, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind.name != "alpha"]
         self.count = len(self._bands)
+        self.dtypes = tuple(np.dtype(dataset.dtypes[band - 1]) for band in self._bands)
         crs = dataset.crs
         placed = crs and (crs.is_geographic or crs.is_projected) and not dataset.transform.is_identity
         self.geo: Georeference | None = Georeference(tuple(dataset.transform)[:6], crs.to_string()) if placed else None
@@ -101,12 +102,15 @@ class GdalRaster:
         shape = (-(-(tile.y2 - tile.y1) // step), -(-(tile.x2 - tile.x1) // step))
         indexes = [self._bands[band - 1] for band in bands]
         try:
-            values = self._dataset.read(indexes, window=window, out_shape=(len(indexes), *shape))
-            mask = self._dataset.dataset_mask(window=window, out_shape=shape) > 0
+            # Bands of several types, as in a VRT, are not read together.
+            groups = [indexes] if len({self.dtypes[band - 1] for band in bands}) == 1 else [[i] for i in indexes]
+            parts = [self._dataset.read(i, window=window, out_shape=(len(i), *shape)) for i in groups]
+            mask = self._dataset.read_masks(indexes, window=window, out_shape=(len(indexes), *shape)) > 0
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise SceneError(f"{self._name} is damaged or cut off at {tuple(tile)}: {reason}") from error
-        return values, mask & _finite(values)
+        values = np.concatenate(parts)
+        return values, mask & np.isfinite(values)
 
 
 class ImageRaster:
@@ -122,7 +126,8 @@ class ImageRaster:
             raise SceneError(f"a scene must be Array[H, W] or Array[H, W, C] with pixels in it, not {image.shape}")
         self.height, self.width, channels = image.shape
         alpha = channels in (2, 4)
-        self.count, self.dtype = channels - alpha, image.dtype
+        self.count = channels - alpha
+        self.dtypes = (image.dtype,) * self.count
         self.geo: Georeference | None = None
         self._image, self._alpha = image, image[:, :, -1] if alpha else None
 
@@ -132,7 +137,7 @@ class ImageRaster:
         # Only three channels are known to be blue, green, red.
         planes = [self.count - band if self.count == 3 else band - 1 for band in bands]
         values = self._image[window][:, :, planes].transpose(2, 0, 1)
-        mask = _finite(values)
+        mask: npt.NDArray[np.bool_] = np.isfinite(values)
         return values, mask if self._alpha is None else mask & (self._alpha[window] > 0)
 
 
@@ -193,17 +198,11 @@ def pick_bands(count: int, bands: Sequence[int] | int | None) -> tuple[int, int,
 
 
 def _checked(raster: Raster, name: str) -> Raster:
-    if raster.dtype.kind not in "uif" or raster.count < 1:
-        raise SceneError(f"{name} has pixels of type {raster.dtype}: only integers and floats can be shown to a model")
+    wrong = [str(kind) for kind in raster.dtypes if kind.kind not in "uif"]
+    if wrong or raster.count < 1:
+        said = wrong[0] if wrong else "no kind"
+        raise SceneError(f"{name} has pixels of type {said}: only integers and floats can be shown to a model")
     return raster
-
-
-def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Return the mask ``Array[H, W]`` of the pixels that are numbers in all bands."""
-    if values.dtype.kind != "f":
-        return np.ones(values.shape[1:], bool)
-    finite: npt.NDArray[np.bool_] = np.isfinite(values).all(0)
-    return finite
 
 
 def _read_whole(name: str) -> npt.NDArray[Any]:

@@ -49,7 +49,7 @@ def detect_scenes(
             ``Task1_<class>.txt`` for each class over all scenes: a submission. None: nothing is written.
         resume: Take the results of scenes that an earlier call with the same model and options has finished into
             ``out``, and go on within the one it was stopped in; False starts over.
-        dota: Write the folder ``dota``.
+        dota: Write the folder ``dota``, which then holds the scenes of this call and no other.
         **options: Those of `detect_scene` and of predict.
 
     Returns:
