@@ -14,7 +14,7 @@ from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
 from yolo_uncert.engine.calibration import write_calibration
 from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
-from yolo_uncert.engine.options import check_options, class_indices, has_names, split_options
+from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
 from yolo_uncert.engine.states import is_stock, moments, overridden, own_place
@@ -99,6 +99,8 @@ class YOLO(ultralytics.YOLO):
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
         options = check_options(kwargs, "predict")
         ours = asdict(options) if self.task in ENGINE else {}
+        if self.task == "obb":  # a predictor that is used again takes Ultralytics' default
+            ours["iou"] = self.overrides.get("iou", OBB_IOU)
         with moments(self, options), overridden(self, ours):
             stock = split_options(self._with_classes(kwargs))[0]
             results = super().predict(source, stream or bool(options.rows), predictor, **stock)

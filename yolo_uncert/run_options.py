@@ -33,7 +33,7 @@ class RunOptions:
     )
     suppress: str = option(
         "hard",
-        "Duplicates: removed above iou (of oriented boxes the default, 0.7, stands for an exact overlap of 0.5), "
+        "Duplicates: removed above iou (of oriented boxes the exact overlap, by default 0.5), "
         "decayed (Bodla et al. 2017), or ranked by predicted IoU (Jiang et al. 2018).",
         choices=("hard", "soft", "soft-linear", "iou-guided"),
     )

@@ -3,12 +3,40 @@ from __future__ import annotations
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from ultralytics.cfg import get_cfg
 
+from yolo_uncert import YOLO
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.options import check_options, put_options, split_options
+from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
+from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.run_options import RunOptions
+
+ENGINES = {
+    "detect": (UncertDetectionPredictor, UncertDetectionValidator),
+    "obb": (UncertOBBPredictor, UncertOBBValidator),
+}
+
+
+@pytest.mark.parametrize(("task", "default"), [("detect", 0.7), ("obb", 0.5)])
+def test_default_overlap_of_oriented_boxes_is_an_exact_one(task, default):
+    predictor, validator = ENGINES[task]
+    assert predictor().args.iou == validator().args.iou == default
+    for iou in (0.7, 0.6):
+        assert predictor(overrides={"iou": iou}).args.iou == validator(args={"iou": iou}).args.iou == iou
+    assert validator(args=validator(args={"iou": 0.7}).args).args.iou == 0.7, "from a trainer, which has decided"
+
+
+def test_oriented_training_and_prediction_agree_on_the_overlap(tiny):
+    trainer = tiny.train(YOLO("yolov8n-obb-uncert.yaml"), "overlap", "obb", epochs=1, val=False)
+    assert trainer.args.iou == trainer.validator.args.iou == 0.5
+    model = YOLO(tiny.weights("obb"))
+    image = np.zeros((64, 64, 3), np.uint8)
+    for given, found in (({}, 0.5), ({}, 0.5), ({"iou": 0.7}, 0.7), ({}, 0.5)):
+        model(image, device="cpu", imgsz=64, verbose=False, **given)
+        assert model.predictor.args.iou == found
 
 
 def test_split_separates_and_copies():

@@ -16,7 +16,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.engine import candidates as module
 from yolo_uncert.engine import postprocess as postprocess_module
 from yolo_uncert.engine.candidates import pick_source
-from yolo_uncert.engine.postprocess import check_rules, letterbox_gain, postprocess, scale_fields, suppression_of
+from yolo_uncert.engine.postprocess import check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.run_options import RunOptions
@@ -397,11 +397,6 @@ def test_backends_agree(backend):
         assert torch.equal(a.index, b.index)
         assert_close(a.boxes, b.boxes)
         assert_close(a.fields["std"], b.fields["std"])
-
-
-@pytest.mark.parametrize(("task", "iou", "threshold"), [("detect", 0.7, 0.7), ("obb", 0.7, 0.5), ("obb", 0.6, 0.6)])
-def test_default_threshold_of_oriented_boxes_is_one_for_exact_overlaps(task, iou, threshold):
-    assert suppression_of(options(iou=iou), Schema.of(task, 1, [])).iou_threshold == threshold
 
 
 @pytest.mark.parametrize("task", ["detect", "obb"])

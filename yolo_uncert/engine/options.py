@@ -38,6 +38,23 @@ def check_options(values: Mapping[str, Any], mode: str) -> RunOptions:
     return parse_options(RunOptions, split_options(values)[1], mode)
 
 
+OBB_IOU = 0.5
+"""Default of ``iou`` for oriented boxes. That of Ultralytics, 0.7, is meant for probIoU: the exact overlap is smaller,
+and with 0.7 many duplicates stay (docs/postprocessing.md)."""
+
+
+def put_iou(args: SimpleNamespace, given: Mapping[str, Any] | SimpleNamespace | None) -> None:
+    """Put the default overlap of oriented boxes on the engine's ``args``, unless the user gave one.
+
+    Args:
+        args: All options, with Ultralytics' default where none was given.
+        given: What was given; ``args`` of a trainer, which its validator is given, have all.
+    """
+    values = vars(given) if isinstance(given, SimpleNamespace) else given or {}
+    if args.task == "obb" and "iou" not in values:
+        args.iou = OBB_IOU
+
+
 def has_names(classes: Any) -> bool:
     """Return whether the option ``classes`` names a class, where Ultralytics wants indices."""
     return isinstance(classes, str) or (isinstance(classes, (list, tuple)) and any(isinstance(c, str) for c in classes))

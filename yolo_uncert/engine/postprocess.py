@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
+from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import Candidates, check_fusion, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.ops import Kept, Suppression, batched_suppress
 from yolo_uncert.schema import Schema
-
-OBB_IOU = 0.5
-"""Exact overlap of oriented boxes in place of Ultralytics' default of ``iou``, 0.7, which is meant for probIoU: that is
-larger, and with 0.7 many duplicates stay (docs/postprocessing.md)."""
 
 
 @dataclass
@@ -105,7 +101,7 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
     return Suppression(
         method=args.suppress,
         sigma=float(args.soft_sigma),
-        iou_threshold=OBB_IOU if schema.task == "obb" and args.iou == DEFAULT_CFG_DICT["iou"] else float(args.iou),
+        iou_threshold=float(args.iou),
         score_threshold=float(args.conf or 0.0),
         max_det=args.max_det,
         max_nms=args.max_nms,

@@ -17,7 +17,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, ops
 from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
-from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.schemas import schema_of
@@ -41,6 +41,7 @@ class _UncertPredictor(DetectionPredictor):
         stock, ours = split_options(overrides)
         super().__init__(cfg, stock, _callbacks)
         put_options(self.args, ours, "predict")
+        put_iou(self.args, stock)
         self.session = Session()
         self.summary: Summary | None = None
         self._place, self._overlaid = 0, None

@@ -17,7 +17,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
-from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
@@ -49,6 +49,8 @@ class _UncertTrainer(DetectionTrainer):
         stock, ours = split_options(overrides)
         super().__init__(cfg, stock, _callbacks)
         put_options(self.args, ours, "train")
+        if not self.resume:
+            put_iou(self.args, stock)
         if RANK in {-1, 0}:
             YAML.save(self.save_dir / "args.yaml", vars(self.args))
 

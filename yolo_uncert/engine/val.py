@@ -17,7 +17,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
-from yolo_uncert.engine.options import put_options, split_options
+from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
 from yolo_uncert.engine.records import image_record, pdq_record
 from yolo_uncert.engine.schemas import schema_of
@@ -46,6 +46,7 @@ class _UncertValidator(DetectionValidator):
         stock, ours = split_options(args)
         super().__init__(dataloader, save_dir, stock, _callbacks)
         put_options(self.args, ours, "val")
+        put_iou(self.args, stock)
 
     def init_metrics(self, model: torch.nn.Module) -> None:
         """Learn the model's extra channels before the first batch."""
