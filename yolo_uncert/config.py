@@ -52,6 +52,11 @@ class GaussianOptions:
     beta: float = option(0.0, "Exponent of the beta-NLL weighting (Seitzer et al. 2022); 0 is off.", low=0.0, high=1.0)
     detach_mean: bool = option(True, "Stop the term's gradient to the box coordinates.")
     detach_features: bool = option(False, "Stop the term's gradient to the features shared with the detector.")
+    weight: str = option(
+        "alignment",
+        "Weight of each positive: its alignment with the object, as in the stock box loss, or the same for all.",
+        choices=("alignment", "uniform"),
+    )
     warmup_epochs: float = option(0.0, "Epochs over which the term's weight rises from 0 to gain.", low=0.0)
     init_sigma: float = option(0.2, "Initial standard deviation of a side in grid units.", low=0.01, high=100.0)
     init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)

@@ -54,6 +54,14 @@ def test_mean_weights_by_the_assignment_score(context):
     assert context.mean(torch.tensor([10.0, 20.0, 30.0])).item() == 20.0
 
 
+def test_plain_mean_weights_by_nothing(context):
+    assert context.plain_mean(torch.tensor([10.0, 20.0, 30.0])).item() == 20.0
+    assert context.plain_mean(torch.tensor([10.0, 20.0, 90.0])).item() == 40.0
+    nothing = torch.zeros(0, requires_grad=True)
+    context.plain_mean(nothing * 2).backward()
+    assert nothing.grad.shape == (0,)
+
+
 def test_class_mean_is_the_sum_over_the_normaliser_times_the_gain(context):
     assert context.class_mean(torch.ones(2, 3, 2)).item() == 12 / 2 * 0.5
 

@@ -110,6 +110,10 @@ class LossContext:
         weight = self.positives(self.assignment.target_scores).sum(-1)
         return (loss * weight).sum() / self.assignment.normaliser
 
+    def plain_mean(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a loss Tensor[P] over the positives, 0 without any."""
+        return loss.sum() / max(len(loss), 1)
+
     def class_mean(self, loss: torch.Tensor) -> torch.Tensor:
         """Weight, normalise and scale a loss Tensor[B, A, C] of all anchors and classes like the stock class loss."""
         if self.class_weights is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,6 +160,16 @@ def test_warm_up(make_branch, make_context, epoch, factor):
     # smooth L1 of 2 is 1.5
     assert make_branch("gaussian", warmup_epochs=5).loss(context).item() == pytest.approx(1.5 * factor)
     assert make_branch("gaussian").loss(context).item() == 1.5
+
+
+@pytest.mark.parametrize(("weight", "expected"), [("alignment", (0.9 * 1.5 + 0.1 * 9.5) / 1.0), ("uniform", 5.5)])
+def test_weights_of_the_positives(make_branch, make_context, weight, expected):
+    # smooth L1 of residuals 2 and 10 is 1.5 and 9.5
+    context = make_context(torch.zeros(2, 4), torch.tensor([[2.0] * 4, [10.0] * 4]), gaussian=zeros(2, 4))
+    scores = context.assignment.target_scores * torch.tensor([0.9, 0.1]).view(1, 2, 1)
+    assignment = replace(context.assignment, target_scores=scores, normaliser=torch.tensor(1.0))
+    loss = make_branch("gaussian", weight=weight).loss(replace(context, assignment=assignment))
+    assert loss.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -72,7 +72,11 @@ class GaussianBranch(Branch):
         return torch.cat((sides, std[:, 4:], x * cos + y * sin, y * cos - x * sin), 1).to(decoded.boxes.dtype)
 
     def loss(self, context: LossContext) -> torch.Tensor:
-        """Return the regression loss of the positives, averaged over the coordinates."""
+        """Return the regression loss of the positives, averaged over the coordinates.
+
+        The alignment falls with the sixth power of the overlap: it weights the large errors down, of which sigma then
+        hears too little. Weighted uniformly they count as often as they happen.
+        """
         log_var = context.raw(self.name)
         loss = regression_loss(
             self._residual(context),
@@ -81,7 +85,8 @@ class GaussianBranch(Branch):
             beta=self.options.beta,
             target_var=self._label_var(context),
         )
-        return context.mean(loss.mean(-1)) * self.options.gain * self._warmup(context.epoch)
+        mean = context.mean if self.options.weight == "alignment" else context.plain_mean
+        return mean(loss.mean(-1)) * self.options.gain * self._warmup(context.epoch)
 
     def _residual(self, context: LossContext) -> torch.Tensor:
         """Return target minus prediction Tensor[P, 4 or 5] per side in grid units, and angle in rad."""
