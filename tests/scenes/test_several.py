@@ -170,6 +170,14 @@ def test_finished_scenes_are_not_done_again(model_file, folder, tmp_path, looked
     assert {file.name: file.read_bytes() for file in (out / "dota").iterdir()} == whole
 
 
+def test_files_of_other_origin_are_found_before_the_first_scene(model_file, folder, tmp_path, looked_at):
+    (tmp_path / "c.jsonl").write_text("mine")
+    with pytest.raises(OptionError, match=r"c\.jsonl would be replaced"):
+        detect_scenes(model_file, folder, out=tmp_path, **OPTIONS)
+    assert not looked_at
+    assert (tmp_path / "c.jsonl").read_text() == "mine"
+
+
 def test_what_changed_is_done_again(model_file, folder, tmp_path, looked_at, caplog):
     out = tmp_path / "out"
 

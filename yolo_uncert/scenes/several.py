@@ -17,6 +17,7 @@ from yolo_uncert.scenes.detect import check_switches, detect_scene, origin, sett
 from yolo_uncert.scenes.finished import Finished
 from yolo_uncert.scenes.raster import SceneError
 from yolo_uncert.scenes.result import DOTA, INTERVAL_LEVEL, SceneResult, class_names, name_of
+from yolo_uncert.scenes.targets import check_targets
 
 SUFFIXES = frozenset(f".{kind}" for kind in (*IMG_FORMATS, "img", "nitf", "ntf"))
 """Endings of the files of a folder that are taken for scenes."""
@@ -57,11 +58,15 @@ def detect_scenes(
 
     Raises:
         FileNotFoundError: There is no scene.
-        OptionError: An option is wrong, two scenes have the same name, or the model cannot do this.
+        OptionError: An option is wrong, two scenes have the same name, a file would be replaced that this package
+            did not write, or the model cannot do this.
         SceneError: At the end: some scenes could not be read, or have no valid pixel.
     """
     check_switches(resume=resume, dota=dota)
     files = list_scenes(source)
+    if out is not None:
+        for file in files:
+            check_targets(out, name_of(file), file)
     model = model if isinstance(model, YOLO) else YOLO(model)
     return _detect(model, files, None if out is None else Path(out), resume, dota, options)
 
