@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from yolo_uncert import YOLO
-from yolo_uncert.engine.standards import image_names
-from yolo_uncert.evaluation import evaluate_dota, read_dota, read_dota_labels
+from yolo_uncert.engine.standards import exact_table, image_names
+from yolo_uncert.evaluation import DotaDetections, DotaTruth, evaluate_dota, read_dota, read_dota_labels
 
 QUIET = {"imgsz": 64, "batch": 8, "plots": False, "device": "cpu", "workers": 0, "name": "val", "exist_ok": True}
 
@@ -79,6 +79,24 @@ def test_dota_files_hold_what_was_measured(tiny, tmp_path, caplog):
             assert found["all"][column + ending] == pytest.approx(expected[column], abs=1e-3)
     assert found["all"]["AP50"] > 0
     assert np.isfinite(found["disc"]["AP75"])
+
+
+def test_rows_of_classes_stand_in_the_order_of_the_names():
+    # One object of each class, found exactly; file names of classes have hyphens.
+    square = np.array([[[0, 0], [9, 0], [9, 9], [0, 9]]] * 3, float)
+    images, classes = np.array(["a"] * 3), np.array(["two-words", "b", "a"])
+    found = DotaDetections(images, classes, np.full(3, 0.9), square)
+    table = exact_table(found, DotaTruth(images, classes, np.zeros(3, bool), square), {0: "two words", 1: "b", 2: "a"})
+    assert [row[0] for row in table.rows] == ["all", "two-words", "b", "a"]
+    assert table.rows[1][1:] == (1.0,) * 6
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_classes_are_printed_only_if_asked(tiny, tmp_path, caplog, verbose):
+    YOLO(tiny.weights("obb")).val(data=str(tiny.data("obb")), project=str(tmp_path), verbose=verbose, **QUIET)
+    shown = "\n".join(caplog.messages)
+    assert "Exact IoU" in shown[shown.index("AP at IoU") :]
+    assert ("plate" in shown[shown.index("AP at IoU") :]) == verbose
 
 
 def test_oriented_boxes_are_evaluated_exactly_without_files_too(tiny, tmp_path):
