@@ -25,9 +25,6 @@ BUFFER = 30
 """Frames per stream that may wait for the model when none is to be missed."""
 
 
-WEB = ("http", "https")
-
-
 @dataclass(frozen=True)
 class Loading:
     """How sources are loaded.
@@ -64,8 +61,8 @@ def open_source(source: Any, how: Loading) -> Any:
         OptionError: A list holds streams beside images.
     """
     if isinstance(source, (list, tuple)) and source:
-        if live := [item for item in source if _is_stream(item) or _is_web_video(item)]:
-            if len(live) + sum(map(_is_video, source)) < len(source):
+        if live := [item for item in source if _is_stream(item)]:
+            if not all(_is_stream(item) or _is_video(item) for item in source):
                 raise OptionError(
                     f"source: in a list, streams such as {stream_name(live[0])} go with streams and videos, not with "
                     "images or folders"
@@ -136,27 +133,14 @@ def _scheme(source: str) -> str:
 
 
 def _is_stream(item: Any) -> bool:
-    """Return whether an item of a list is a stream, by its looks alone."""
+    """Return whether an item of a list is a stream, or a video on a web server, by its looks alone."""
     if isinstance(item, bool) or not isinstance(item, (int, str)):
         return False
     text, scheme = str(item), _scheme(str(item))
-    web = scheme in WEB and _suffix(text) not in IMG_FORMATS | VID_FORMATS
+    web = scheme in ("http", "https") and urlsplit(text.lower()).path.rpartition(".")[-1] not in IMG_FORMATS
     return text.isnumeric() or scheme in PUSHED or web
-
-
-def _is_web_video(item: Any) -> bool:
-    """Return whether an item of a list is the address of a video, which is played as a stream."""
-    return isinstance(item, str) and _scheme(item) in WEB and _suffix(item) in VID_FORMATS
-
-
-def _suffix(address: str) -> str:
-    return urlsplit(address.lower()).path.rpartition(".")[-1]
 
 
 def _is_video(item: Any) -> bool:
     """Return whether an item of a list is the path of a video, by its looks alone."""
-    return (
-        isinstance(item, (str, Path))
-        and "://" not in str(item)
-        and Path(item).suffix.lower().lstrip(".") in VID_FORMATS
-    )
+    return isinstance(item, (str, Path)) and Path(item).suffix.lower().lstrip(".") in VID_FORMATS
