@@ -58,10 +58,10 @@ def test_an_object_longer_than_the_overlap_comes_out_in_marked_parts(rectangles,
 def test_boxes_that_reach_out_of_their_tile_meet_those_of_the_next_row(rectangles, look_at, blank_scene):
     class Reaching(rectangles):
         def find(self, tiles):
-            # The same object, 62 to 120: below the middle of the first tile, above that of the second.
-            (score, y), self.seen = ((0.8, 91.0), (0.9, -9.0))[self.seen], self.seen + 1
+            # The same object: 60 to 98 in the first tile, which ends at 100, and 64 to 106 from the second one.
+            (score, y, h), self.seen = ((0.8, 79.0, 38.0), (0.9, -15.0, 42.0))[self.seen], self.seen + 1
             gaussian = torch.tensor([[2.0, 2.0, 2.0, 2.0, 0.1, 0.0, 0.0]])
-            box = torch.tensor([[50.0, y, 30.0, 58.0, 0.0]])
+            box = torch.tensor([[50.0, y, 30.0, h, 0.0]])
             return [
                 Candidates(box, torch.tensor([score]), torch.zeros(1), torch.zeros(1).long(), {"gaussian": gaussian})
             ]

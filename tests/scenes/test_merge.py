@@ -100,6 +100,12 @@ def test_a_box_that_no_tile_sees_whole_stays_and_is_marked(rectangles):
     assert found.fields["cut"].tolist() == [1.0]
 
 
+def test_what_lies_behind_an_inner_border_is_dropped(rectangles):
+    merger = merger_of(rectangles())
+    merger.add(candidates([[105, 10, 125, 30], [10, 50, 40, 70]]), Tile(0, 0, 100, 300), [])
+    assert merger.settle().boxes.tolist() == [[10, 50, 40, 70]]
+
+
 def test_two_views_of_an_object_vote(rectangles):
     # Sides at 80 (sigma 1) and 82 (sigma 2); IoU = (80..120 with 82..120) = 38 / 40 = 0.95, so the second weighs
     # exp(-(0.05^2) / 0.02) / 4 against 1.
