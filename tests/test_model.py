@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,29 @@ def test_options_of_one_prediction_are_not_those_of_the_next(tiny, image):
     (after,) = model(image, **QUIET)
     assert torch.equal(after.boxes.data, plain.boxes.data)
     assert torch.equal(after.boxes.std, plain.boxes.std)
+
+
+@pytest.mark.parametrize(("weights", "options"), [("stock", {"sigma_source": "dfl"}), ("detect", {"suppress": "soft"})])
+def test_threads_that_share_a_model_find_what_one_alone_finds(tiny, image, weights, options):
+    model = YOLO(tiny.weights(weights))
+    overrides = dict(model.overrides)
+    (alone,) = model(image, **options, **QUIET)
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(model, image, **options, **QUIET) for _ in range(24)]
+    for call in calls:
+        (found,) = call.result()
+        assert torch.equal(found.boxes.data, alone.boxes.data)
+        assert torch.equal(found.boxes.std, alone.boxes.std)
+    assert model.overrides == overrides
+
+
+def test_a_model_that_has_been_asked_can_be_collected(tiny, image):
+    model = YOLO(tiny.weights("detect"))
+    model.val(data=str(tiny.data("detect")), plots=False, workers=0, **QUIET)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("mode", ["train", "val", "predict", "export"])

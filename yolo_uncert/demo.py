@@ -17,24 +17,8 @@ from yolo_uncert.engine.figures import contact_sheet, enlarge, noise_plot
 from yolo_uncert.engine.options import split_options
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.model import YOLO
-from yolo_uncert.modes import PLACES
+from yolo_uncert.modes import DEMO_TRAINING, PLACES
 from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
-
-TRAINING: dict[str, Any] = {
-    "epochs": 30,
-    "imgsz": 160,
-    "batch": 16,
-    "nbs": 16,
-    "optimizer": "AdamW",
-    "lr0": 0.002,
-    "warmup_epochs": 1,
-    "mosaic": 0.0,
-    "erasing": 0.0,
-    "cache": "ram",
-    "workers": 0,
-    "val": False,
-}
-"""Short training from random weights: small images, and whole scenes instead of mosaics of cut ones."""
 
 TRAINED = "uncert-synthetic-obb-n.pt"
 """Shipped model for the first look, trained on oriented scenes of the same kind."""
@@ -84,7 +68,7 @@ def demo(
     folder = Path(out).resolve() / task
     if data is not None:  # trained on it, a model is worth keeping
         folder = increment_path(folder.with_name(f"{task}-{Path(data).stem}"))
-    settings = {**TRAINING, "seed": seed, **options}
+    settings = {**DEMO_TRAINING, "seed": seed, **options}
     known = data is None
     if known:
         first_look(folder, seed, settings.get("device"))
@@ -120,7 +104,7 @@ def first_look(folder: Path, seed: int, device: Any = None) -> list[UncertResult
     Returns:
         The results.
     """
-    spec = SceneSpec(imgsz=TRAINING["imgsz"])
+    spec = SceneSpec(imgsz=DEMO_TRAINING["imgsz"])
     # Other scenes than those that the model was trained on, which began at seed 0.
     data = make_dataset(folder / "first-look", "obb", {"val": PICTURES}, spec, seed=seed + 10_000, overwrite=True)
     source = data.parent / "images" / "val"

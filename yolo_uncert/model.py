@@ -17,7 +17,7 @@ from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store
 from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
-from yolo_uncert.engine.states import is_stock, moments, overridden, own_place
+from yolo_uncert.engine.states import alone, is_stock, moments, overridden, own_place
 from yolo_uncert.engine.train import UncertDetectionTrainer, UncertOBBTrainer
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model, task_of
@@ -88,7 +88,7 @@ class YOLO(ultralytics.YOLO):
             kwargs["data"] = self.overrides["data"]
         self.callbacks["on_val_end"].append(used.append)
         try:
-            with moments(self, check_options(kwargs, "val")):
+            with alone(self), moments(self, check_options(kwargs, "val")):
                 results = super().val(validator, **self._with_data(self._with_classes(kwargs)))
         finally:
             self.callbacks["on_val_end"].remove(used.append)
@@ -101,7 +101,7 @@ class YOLO(ultralytics.YOLO):
         ours = asdict(options) if self.task in ENGINE else {}
         if self.task == "obb":  # a predictor that is used again takes Ultralytics' default
             ours["iou"] = self.overrides.get("iou", OBB_IOU)
-        with moments(self, options), overridden(self, ours):
+        with alone(self), moments(self, options), overridden(self, ours):
             stock = split_options(self._with_classes(kwargs))[0]
             results = super().predict(source, stream or bool(options.rows), predictor, **stock)
         if not options.rows:
@@ -148,7 +148,7 @@ class YOLO(ultralytics.YOLO):
             raise OptionError(f"export: {next(iter(ours))} is chosen when the exported file predicts, not before")
         for note in (write_schema, write_calibration):
             self._call_back("on_export_start", note)
-        with moments(self, options), own_place(self):
+        with alone(self), moments(self, options), own_place(self):
             if kwargs.get("nms") and self._has_branches():
                 raise OptionError(
                     "export with nms=True cannot carry the uncertainty channels of this model; export without it, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from yolo_uncert.config import describe
 from yolo_uncert.run_options import CalibrationOptions, PrepareOptions
@@ -60,6 +61,22 @@ _VAL = (*_RUN, *_DATA, "augment", "agnostic_nms", "channels_last")
 
 PLACES = ("project", "name", "exist_ok")
 """Options of Ultralytics that say where files go; the demo has ``out`` for that."""
+
+DEMO_TRAINING: dict[str, Any] = {
+    "epochs": 30,
+    "imgsz": 160,
+    "batch": 16,
+    "nbs": 16,
+    "optimizer": "AdamW",
+    "lr0": 0.002,
+    "warmup_epochs": 1,
+    "mosaic": 0.0,
+    "erasing": 0.0,
+    "cache": "ram",
+    "workers": 0,
+    "val": False,
+}
+"""Short training from random weights: small images, and whole scenes instead of mosaics of cut ones."""
 
 _OF_MODEL = "model's"
 _TRAINED = {"task": _OF_MODEL, "imgsz": _OF_MODEL}
@@ -187,6 +204,7 @@ MODES: dict[str, Mode] = {
             "out": "Folder for data, runs and pictures (default runs/demo).",
             "scenes": "Scenes with known label noise to train on (default 480).",
         },
+        defaults={name: str(value) for name, value in DEMO_TRAINING.items()},
         unheeded=PLACES,
     ),
 }

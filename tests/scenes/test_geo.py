@@ -213,7 +213,7 @@ def test_files(scene, tmp_path):
     found = read_dota(tmp_path / "out" / "dota")
     assert found.images.tolist() == ["utm"] * 3
     assert np.sort(found.polygons.reshape(-1)) == pytest.approx(np.sort(result.polygons.reshape(-1)))
-    assert {path.as_posix() for path in tmp_path.glob("out/*")} == {
+    assert {path.as_posix() for path in tmp_path.glob("out/[!.]*")} == {
         (tmp_path / file.replace("/Task1", " ").split()[0]).as_posix() for file in files
     }
 
@@ -268,4 +268,4 @@ def test_a_failure_in_the_middle_leaves_the_old_file_or_none(scene, tmp_path, mo
     with pytest.raises(OSError, match="no space left"):
         result.save(tmp_path / "new")
     assert not (tmp_path / "new" / name).exists()
-    assert not list(tmp_path.rglob(".*")), "nothing half written lies about"
+    assert {path.name for path in tmp_path.rglob(".*")} <= {".utm.written"}, "nothing half written lies about"

@@ -162,7 +162,7 @@ def test_finished_scenes_are_not_done_again(model_file, folder, tmp_path, looked
     whole = {file.name: file.read_bytes() for file in (out / "dota").iterdir()}
     written = {name: (out / f"{name}.jsonl").read_bytes() for name in "ac"}
     (out / "c.jsonl").unlink()
-    (out / "a.jsonl").write_bytes(written["a"][:300])
+    (out / "a.jsonl").write_bytes(b"")
     for result, before in zip(detect_scenes(model_file, folder, out=out, **OPTIONS), results, strict=True):
         same(result, before)
     assert len(looked_at) == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -51,12 +52,67 @@ def test_a_text_of_other_origin_stays(tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
-def test_an_edited_file_stays(written):
-    text = (written / "field.geojson").read_text().replace('"generator": "yolo-uncert", ', "")
-    (written / "field.geojson").write_text(text)
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("field.geojson", '"name": "car"', '"name": "van"'),
+        ("field-epsg32633.geojson", '"name": "car"', '"name": "van"'),
+        ("field.jsonl", '"name": "car"', '"name": "van"'),
+        ("field.qml", "</qgis>", "<!-- thinner lines --></qgis>"),
+    ],
+)
+def test_an_edited_text_stays(written, name, old, new):
+    text = (written / name).read_text()
+    assert old in text
+    (written / name).write_text(text.replace(old, new))
+    before = contents(written)
+    with pytest.raises(OptionError, match="no longer"):
+        found(score=0.5).save(written)
+    assert contents(written) == before, "all files, not only that one"
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def query(file, *commands):
+    with closing(sqlite3.connect(file)) as database, database:
+        return [database.execute(command).fetchall() for command in commands][-1]
+
+
+def test_an_edited_package_stays(written):
+    file = written / "field.gpkg"
+    triggers = query(file, "SELECT name FROM sqlite_master WHERE type = 'trigger'")
+    query(file, *(f'DROP TRIGGER "{name}"' for (name,) in triggers), "UPDATE boxes SET name = 'van'")
     with pytest.raises(OptionError, match="no longer"):
         found().save(written)
-    assert (written / "field.geojson").read_text() == text
+
+
+def test_a_package_that_was_only_looked_at_is_replaced(written):
+    file = written / "field.gpkg"
+    before = file.read_bytes()
+    query(file, "PRAGMA user_version = 7")  # QGIS, too, leaves other bytes behind
+    assert file.read_bytes() != before
+    found(score=0.5).save(written)
+
+
+def test_a_run_that_was_stopped_while_it_wrote_can_be_repeated(written, monkeypatch):
+    monkeypatch.setattr("yolo_uncert.files.os.replace", stop_at("field.geojson"))
+    with pytest.raises(KeyboardInterrupt):
+        found(score=0.5).save(written)
+    monkeypatch.undo()
+    found(score=0.5).save(written)
+
+
+def stop_at(name):
+    """Stand in for `os.replace`: the process ends before a file gets its place."""
+
+    def replace(source, target, move=os.replace):
+        if Path(target).name == name:
+            raise KeyboardInterrupt
+        move(source, target)
+
+    return replace
 
 
 def test_a_package_with_a_layer_of_the_user_stays(written):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils import LOGGER
@@ -14,6 +16,16 @@ from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.paths import is_shipped
 from yolo_uncert.run_options import RunOptions
+
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""A lock for each YOLO object; as its attribute it would be in the way of copies and pickles."""
+
+
+@contextmanager
+def alone(yolo: Any) -> Iterator[None]:
+    """Let one thread at a time change what a YOLO object is; the calls that this thread makes meanwhile go on."""
+    with _LOCKS.setdefault(yolo, RLock()):
+        yield
 
 
 def is_stock(model: Any) -> bool:

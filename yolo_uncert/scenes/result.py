@@ -16,7 +16,6 @@ from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.evaluation import DotaDetections, read_dota, write_dota
 from yolo_uncert.evaluation.dota_boxes import class_name
-from yolo_uncert.files import replacing
 from yolo_uncert.output import JsonLinesWriter, rows_of
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.geojson import feature_collection, write_json
@@ -24,7 +23,7 @@ from yolo_uncert.scenes.geopackage import write_geopackage
 from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
 from yolo_uncert.scenes.raster import Georeference
 from yolo_uncert.scenes.style import style_of
-from yolo_uncert.scenes.targets import check_targets
+from yolo_uncert.scenes.targets import check_targets, replacing_own
 
 DOTA = "dota"
 """Folder with the result files of DOTA, beside the others."""
@@ -154,7 +153,7 @@ class SceneResult:
         if self.geo:
             written += self._save_geopackage(folder, layers, self.geo, styles)
         target = folder / f"{self.name}.jsonl"
-        with replacing(target) as part:
+        with replacing_own(target, self.name) as part:
             self._write_rows(part, interval_level)
         written.append(target)
         return [*written, *self._save_dota(folder / DOTA)] if dota else written
@@ -174,9 +173,9 @@ class SceneResult:
         content = feature_collection(layer, self.geo, crs)
         # A part of the name may look like a suffix: scene.v2.tif
         target, look = (folder / f"{self.name}{suffix}{kind}" for kind in (".geojson", ".qml"))
-        with replacing(target) as part:
+        with replacing_own(target, self.name) as part:
             write_json(part, content)
-        with replacing(look) as part:
+        with replacing_own(look, self.name) as part:
             part.write_text(style, encoding="utf-8")
         return [target, look]
 
@@ -185,7 +184,7 @@ class SceneResult:
     ) -> list[Path]:
         target = folder / f"{self.name}.gpkg"
         try:
-            with replacing(target) as part:
+            with replacing_own(target, self.name) as part:
                 write_geopackage(part, layers, geo, styles)
         except ImportError as error:
             LOGGER.warning(f"no GeoPackage is written: {error}; pip install 'yolo-uncert[geo]'")
