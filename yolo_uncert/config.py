@@ -57,6 +57,7 @@ class GaussianOptions:
         "Weight of each positive: its alignment with the object, as in the stock box loss, or the same for all.",
         choices=("alignment", "uniform"),
     )
+    spread: bool = option(False, "Tell the branch the spread of the side distributions, too (needs DFL).")
     warmup_epochs: float = option(0.0, "Epochs over which the term's weight rises from 0 to gain.", low=0.0)
     init_sigma: float = option(0.2, "Initial standard deviation of a side in grid units.", low=0.01, high=100.0)
     init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.functional.boxes import sides_to_rbox
 from yolo_uncert.functional.gaussian import KINDS, regression_loss
 from yolo_uncert.nn.branches.base import Decoded, Features
+from yolo_uncert.nn.branches.gaussian import LEAST_SPREAD
 
 SQUARE = [0.0, 0.0, 4.0, 4.0, 0.0]
 
@@ -43,6 +45,53 @@ def test_decoded_deviations_are_bounded(make_branch, log_var, sigma):
     std = make_branch("gaussian").decode({"gaussian": torch.full((1, 4, 1), log_var).half()}, decoded)
     assert std.dtype == torch.float16
     torch.testing.assert_close(std.float(), torch.full((1, 4, 1), sigma), rtol=1e-3, atol=0)
+
+
+def spread_alone(branch, inputs):
+    """Modules whose log-variance of each side is that input, whatever the features are."""
+    modules = branch.build()
+    with torch.no_grad():
+        for conv in modules:
+            conv.weight.zero_()
+            conv.bias.zero_()
+            for side in range(4):
+                conv.weight[side, inputs + side] = 1.0
+    return modules
+
+
+@pytest.mark.parametrize(("task", "inputs"), [("detect", 8), ("obb", 12)])
+def test_with_spread_the_branch_hears_the_variance_of_each_side(make_branch, task, inputs):
+    # Bins 0 to 3 with p, of l, t, r, b: variance 1.25 of the uniform one, 0.25 of two neighbours, 2.25 of 0 and 3
+    # alike, and one certain bin, whose variance 0 counts as the least one
+    p = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5], [0, 0, 1, 0]])
+    branch = make_branch("gaussian", task, reg_max=4, spread=True)
+    boxes = (p + 1e-30).log().view(1, 16, 1, 1)
+    angle = [torch.randn(1, 4, 1, 1)] if task == "obb" else []
+    raw = branch.forward(spread_alone(branch, inputs), Features([torch.randn(1, 8, 1, 1)], [boxes], angle))
+    expected = torch.tensor([1.25, 0.25, 2.25, LEAST_SPREAD]).log()
+    torch.testing.assert_close(raw[0, :4, 0], expected)
+
+
+def test_the_spread_gives_the_distributions_no_gradient(make_branch):
+    branch = make_branch("gaussian", spread=True)
+    hidden, boxes = torch.randn(1, 8, 2, 2, requires_grad=True), torch.randn(1, 64, 2, 2, requires_grad=True)
+    branch.forward(branch.build(), Features([hidden], [boxes], [])).sum().backward()
+    assert boxes.grad is None
+    assert hidden.grad.any()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_the_spread_of_extreme_distributions_is_finite_in_half_precision(make_branch, scale):
+    branch = make_branch("gaussian", spread=True)
+    features = Features([torch.ones(1, 8, 2, 2).bfloat16()], [scale * torch.randn(1, 64, 2, 2).bfloat16()], [])
+    raw = branch.forward(branch.build().bfloat16(), features)
+    assert raw.dtype == torch.bfloat16
+    assert raw.isfinite().all()
+
+
+def test_spread_needs_distributions(make_branch):
+    with pytest.raises(OptionError, match=r"spread: this head has no side distributions \(reg_max: 1\)"):
+        make_branch("gaussian", reg_max=1, spread=True)
 
 
 def test_horizontal_loss_by_hand(make_branch, make_context):

@@ -10,6 +10,7 @@ from torch import nn
 
 from yolo_uncert.config import GaussianOptions, OptionError
 from yolo_uncert.functional.boxes import align_representation, rbox_to_sides
+from yolo_uncert.functional.dfl import moments
 from yolo_uncert.functional.gaussian import clamp_log_var, regression_loss
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
@@ -17,11 +18,16 @@ from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, fl
 INIT_WEIGHT_STD = 1e-4
 """He et al. initialise the variance layer with N(0, 1e-4), so that training starts as the plain detector."""
 
+LEAST_SPREAD = 1e-3
+"""Least variance of a side distribution in grid units^2 that the branch is told: its logarithm stays finite."""
+
 
 class GaussianBranch(Branch):
     """Log-variance ``a = ln(sigma^2)`` of the sides in grid units, and of the angle in rad^2 (He et al., CVPR 2019).
 
     A 1x1 convolution on the hidden features of the box branch; for oriented boxes on those of box and angle branch.
+    With ``spread`` also on the log-variances of the four side distributions, which no linear layer could make of these
+    features (GFLv2, Li et al., CVPR 2021, reads a quality off the distributions; here it is sigma).
     """
 
     name = "gaussian"
@@ -31,8 +37,10 @@ class GaussianBranch(Branch):
     options: GaussianOptions
 
     def __init__(self, options: GaussianOptions, spec: HeadSpec) -> None:
-        """Check the label noise against the number of classes."""
+        """Check the label noise against the number of classes, and that there are distributions to read."""
         super().__init__(options, spec)
+        if options.spread and spec.reg_max < 2:
+            raise OptionError(f"spread: this head has no side distributions (reg_max: {spec.reg_max}); leave it out")
         if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
             raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes (nc of the yaml)")
 
@@ -45,7 +53,8 @@ class GaussianBranch(Branch):
         """Return one 1x1 convolution per level, at the initial sigma everywhere."""
         angle = self.spec.angle_hidden or (0,) * len(self.spec.hidden)
         sigma = [self.options.init_sigma] * 4 + [self.options.init_angle_sigma] * (self.spec.task == "obb")
-        levels = [nn.Conv2d(c + a, len(sigma), 1) for c, a in zip(self.spec.hidden, angle, strict=True)]
+        spread = 4 * self.options.spread
+        levels = [nn.Conv2d(c + a + spread, len(sigma), 1) for c, a in zip(self.spec.hidden, angle, strict=True)]
         for conv in levels:
             nn.init.normal_(conv.weight, std=INIT_WEIGHT_STD)
             conv.bias = nn.Parameter(torch.tensor([2 * math.log(s) for s in sigma]))
@@ -58,6 +67,8 @@ class GaussianBranch(Branch):
             levels = [torch.cat(pair, 1) for pair in zip(levels, features.angle_hidden, strict=True)]
         if self.options.detach_features:
             levels = [x.detach() for x in levels]
+        if self.options.spread:
+            levels = [torch.cat((x, self._spread(b, x)), 1) for x, b in zip(levels, features.boxes, strict=True)]
         return flat([conv(x) for conv, x in zip(modules, levels, strict=True)])
 
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
@@ -87,6 +98,11 @@ class GaussianBranch(Branch):
         )
         mean = context.mean if self.options.weight == "alignment" else context.plain_mean
         return mean(loss.mean(-1)) * self.options.gain * self._warmup(context.epoch)
+
+    def _spread(self, boxes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """Return the log-variances Tensor[B, 4, H, W] of the side distributions, which get no gradient from it."""
+        logits = boxes.detach().unflatten(1, (4, self.spec.reg_max))
+        return moments(logits, dim=2)[1].clamp(min=LEAST_SPREAD).log().to(like.dtype)
 
     def _residual(self, context: LossContext) -> torch.Tensor:
         """Return target minus prediction Tensor[P, 4 or 5] per side in grid units, and angle in rad."""
