@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -20,6 +21,12 @@ def test_nothing_is_left_to_be_filled_in(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    targets = LINK.findall(page.read_text(encoding="utf-8"))
-    missing = [target for target in targets if not (page.parent / target).exists()]
-    assert not missing
+    found = LINK.findall(page.read_text(encoding="utf-8"))
+    assert not [target for target, _ in found if not (page.parent / target).exists()]
+    assert not [(target, anchor) for target, anchor in found if anchor and anchor not in anchors(page, target)]
+
+
+def anchors(page, target):
+    """The names that GitHub gives the headings of a page."""
+    text = (page.parent / target if target else page).read_text(encoding="utf-8")
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(text)}
