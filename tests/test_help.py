@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -7,12 +9,15 @@ import pytest
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.cli import parse
+from yolo_uncert.compare import compare
 from yolo_uncert.config import OptionError, describe
+from yolo_uncert.demo import demo
 from yolo_uncert.help import WIDTH, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.modes import MODES
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
+from yolo_uncert.scenes import detect_scene
 
 
 def options_of(text):
@@ -91,6 +96,23 @@ def test_defaults_that_are_shown_are_those_that_a_mode_runs_with(tiny, tmp_path,
     shown = {k: v for k, v in defaults.items() if v != "model's" and k in DEFAULT_CFG_DICT and k not in given}
     assert len(shown) >= 6
     assert {k: str(used[k]) for k in shown} == shown
+
+
+@pytest.mark.parametrize(("mode", "function"), [("scene", detect_scene), ("compare", compare), ("demo", demo)])
+def test_defaults_that_are_written_out_are_those_of_the_function(mode, function):
+    defaults = {name: entry.default for name, entry in inspect.signature(function).parameters.items()}
+    said = {name: re.search(r"\(default ([^):]+)\)", doc) for name, doc in MODES[mode].own.items()}
+    told = {name: match[1] for name, match in said.items() if match and defaults[name] is not None}
+    assert told
+    for name, text in told.items():
+        default = defaults[name]
+        listed = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else str(default)
+        assert text == listed, name
+
+
+def test_the_help_knows_its_topics():
+    with pytest.raises(OptionError, match="no help on 'branch' \\(did you mean 'branches'"):
+        mode_help("branch")
 
 
 def test_every_option_of_ours_is_explained_somewhere():

@@ -1,7 +1,8 @@
-"""The one place for options: their names, types, defaults, allowed values, meaning and the checks behind them.
+"""How options are declared (name, type, default, allowed values, meaning) and checked; those of model yamls.
 
-Two kinds of options exist. *Branch options* stand in the ``uncertainty:`` section of a model yaml and travel in the
-checkpoint. *Run options* are given to ``train``, ``val``, ``predict`` and ``export``, in the CLI and in Python alike.
+*Branch options* stand in the ``uncertainty:`` section of a model yaml and travel in the checkpoint. *Run options*,
+given to ``train``, ``val``, ``predict`` and so on in the CLI and in Python alike, are in ``run_options.py``, those of
+trackers in ``tracking/options.py``.
 """
 
 from __future__ import annotations

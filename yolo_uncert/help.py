@@ -35,12 +35,13 @@ def mode_help(name: str) -> str:
     """Return the help of one mode, of the branches of a model yaml, or of tracker yamls.
 
     Raises:
-        OptionError: There is no such mode.
+        OptionError: There is no such mode or topic.
     """
     if name in _TOPICS:
         return _TOPICS[name]()
     if name not in MODES:
-        raise OptionError(f"no help on {name!r}{suggest(name, MODES)}. One of: {', '.join((*MODES, *_TOPICS))}")
+        known = (*MODES, *_TOPICS)
+        raise OptionError(f"no help on {name!r}{suggest(name, known)}. One of: {', '.join(known)}")
     mode = MODES[name]
     rows = [row for row in describe(RunOptions) if row[0] in mode.ours]
     rows += [(key, "", doc) for key, doc in mode.own.items()]

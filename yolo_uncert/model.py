@@ -242,7 +242,7 @@ class YOLO(ultralytics.YOLO):
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         """Build from a yaml, ours or stock; names are looked up in the package and in Ultralytics."""
         full = load_model_yaml(cfg)
-        if task_of(full) not in ENGINE or not full["head"][-1][2].endswith(("Detect", "OBB", "OBB26")):
+        if not full["head"][-1][2].endswith(("Detect", "OBB", "OBB26")):
             super()._new(cfg, task, verbose)
             return
         self.cfg = cfg

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 from yolo_uncert.config import OptionError, option, suggest
 from yolo_uncert.functional.calibrators import TARGETS
+from yolo_uncert.ops.backend import BACKENDS
+from yolo_uncert.ops.options import METHODS
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
 
@@ -35,7 +37,7 @@ class RunOptions:
         "hard",
         "Duplicates: removed above iou (of oriented boxes the exact overlap, by default 0.5), "
         "decayed (Bodla et al. 2017), or ranked by predicted IoU (Jiang et al. 2018).",
-        choices=("hard", "soft", "soft-linear", "iou-guided"),
+        choices=tuple(METHODS),
     )
     soft_sigma: float = option(0.5, "Soft: scores decay by exp(-IoU^2 / soft_sigma).", low=1e-6)
     var_vote: bool = option(False, "Let overlapping candidates vote for the kept boxes (He et al. 2019).")
@@ -57,9 +59,7 @@ class RunOptions:
     multi_label: bool | None = option(
         None, "Every class above conf makes a candidate, not only the best; unset: in val, not in predict."
     )
-    suppress_backend: str = option(
-        "auto", "Code that suppresses: on the CPU, or triton on a GPU.", choices=("auto", "numba", "torch", "triton")
-    )
+    suppress_backend: str = option("auto", "Code that suppresses: on the CPU, or triton on a GPU.", choices=BACKENDS)
     calibrated: bool = option(True, "Apply the calibration that the model carries, if any, to std.")
     rows: str | None = option(
         None,

@@ -63,17 +63,16 @@ class Schema:
         stock, angle = decoded.split((4 + self.nc, decoded.shape[1] - 4 - self.nc), 1)
         return torch.cat((stock, *extra, angle), 1)
 
-    def split(self, extra: torch.Tensor, dim: int = 1) -> dict[str, torch.Tensor]:
+    def split(self, extra: torch.Tensor) -> dict[str, torch.Tensor]:
         """Cut extra channels into named fields.
 
         Args:
-            extra: Channels behind box and scores along dim; an OBB angle at their end is left out.
-            dim: Dimension of the channels.
+            extra: ``Tensor[..., C]``, the channels behind box and scores; an OBB angle at their end is left out.
 
         Returns:
-            Field name to its channels, in the layout of the input.
+            Field name to its channels, ``Tensor[..., c]``.
         """
+        if not self.names:
+            return {}
         sizes = [FIELDS[name][self.task] for name in self.names]
-        return (
-            dict(zip(self.names, extra.narrow(dim, 0, self.channels).split(sizes, dim), strict=True)) if sizes else {}
-        )
+        return dict(zip(self.names, extra[..., : self.channels].split(sizes, -1), strict=True))

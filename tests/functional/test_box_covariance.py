@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.testing import assert_allclose
 
 from yolo_uncert.functional.box_covariance import (
@@ -13,7 +12,6 @@ from yolo_uncert.functional.box_covariance import (
     propagate,
     size_to_aspect,
 )
-from yolo_uncert.functional.boxes import xyxy_std_to_xywh_std
 
 BOX = np.array([[100.0, 50, 40, 80]])
 
@@ -22,12 +20,6 @@ def test_corner_covariance_by_hand():
     # var(x) = (1 + 9) / 4, var(w) = 1 + 9, cov(x, w) = (9 - 1) / 2; y and h: (4 + 4) / 4, 4 + 4, 0.
     want = [[2.5, 0, 4, 0], [0, 2, 0, 0], [4, 0, 10, 0], [0, 0, 0, 8]]
     assert_allclose(corner_covariance(np.array([[1.0, 2, 3, 2]]))[0], want)
-
-
-def test_diagonal_is_that_of_the_tensor_function():
-    std = np.random.default_rng(0).uniform(0, 9, (20, 4))
-    want = xyxy_std_to_xywh_std(torch.tensor(std)).numpy()
-    assert_allclose(np.sqrt(np.diagonal(corner_covariance(std), axis1=1, axis2=2)), want)
 
 
 def test_corners_come_back():

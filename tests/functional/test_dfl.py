@@ -20,7 +20,6 @@ OPS: dict[str, Callable[[Tensor], Tensor]] = {
     "var": lambda x: dfl.moments(x)[1],
     "peak": dfl.peak,
     "variance_about": lambda x: dfl.variance_about(x, torch.full(x.shape[:-1], 2.5, dtype=x.dtype)),
-    "entropy": dfl.entropy,
     "top_statistics": dfl.top_statistics,
 }
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -127,17 +126,6 @@ class TestVarianceAbout:
         # about 10: 0.75 * 0 + 0.25 * 8^2
         logits = logits_of({10: 0.75, 2: 0.25})
         assert dfl.variance_about(logits, dfl.peak(logits)).item() == pytest.approx(16.0)
-
-
-class TestEntropy:
-    def test_limits(self) -> None:
-        assert dfl.entropy(torch.zeros(R)).item() == pytest.approx(math.log(R))
-        assert dfl.entropy(logits_of({5: 1.0})).item() == 0.0
-        assert dfl.entropy(logits_of({5: 0.5, 6: 0.5})).item() == pytest.approx(math.log(2))
-
-    def test_against_scipy(self) -> None:
-        logits = random_logits(20, R)
-        torch.testing.assert_close(dfl.entropy(logits), torch.from_numpy(stats.entropy(logits.softmax(-1), axis=-1)))
 
 
 class TestTopStatistics:

@@ -11,7 +11,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from yolo_uncert.functional.gaussian_distance import DISTANCES, FUNCTIONS, distance_loss, xyxy_to_xywhr
+from yolo_uncert.functional.boxes import xyxy_to_xywhr
+from yolo_uncert.functional.gaussian_distance import DISTANCES, FUNCTIONS, distance_loss
 from yolo_uncert.ops.rotated_iou import rotated_iou
 
 EVERY_KIND = pytest.mark.parametrize("kind", DISTANCES)

@@ -113,7 +113,7 @@ def test_sides_move_along_the_axes_of_the_box():
     # (90, 30) to (110, 70); two standard deviations of 1, 2, 3, 4 move up 2, right 4, down 6 and left 8.
     data = np.array([[100, 50, 40, 20, np.pi / 2, 0.9, 0]])
     fields = {"std": np.ones((1, 5)), "sides": np.array([[1.0, 2, 3, 4, 0.1, 0, 0]])}
-    outer, inner = bands(UncertOBB(data, SHAPE, fields), 2.0)
+    outer, inner = bands(UncertOBB(data, SHAPE, fields))
     assert [*outer[0].min(0), *outer[0].max(0)] == pytest.approx([82, 28, 114, 76])
     assert [*inner[0].min(0), *inner[0].max(0)] == pytest.approx([98, 32, 106, 64])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -35,6 +36,19 @@ def written(tmp_path):
     pytest.importorskip("pyogrio")
     found().save(tmp_path / "out")
     return tmp_path / "out"
+
+
+def test_every_file_that_is_written_is_looked_at_before(tmp_path):
+    pytest.importorskip("rasterio")
+    pytest.importorskip("pyogrio")
+    for geo in (GEO, None):
+        for file in found(geo=geo).save(tmp_path / "new", dota=False):
+            other = tmp_path / "other" / file.name
+            other.parent.mkdir(exist_ok=True)
+            other.write_text("mine")
+            with pytest.raises(OptionError, match=f"{re.escape(file.name)} would be replaced"):
+                check_targets(other.parent, "field", "field.tif")
+            other.unlink()
 
 
 def test_files_of_an_earlier_run_are_replaced(written):

@@ -249,6 +249,10 @@ class UncertOBB(_UncertTensor, OBB):
         return adopted
 
 
+BOXES: dict[str, type[UncertBoxes] | type[UncertOBB]] = {"detect": UncertBoxes, "obb": UncertOBB}
+"""Boxes by task."""
+
+
 def _like(value: Array, data: Array) -> Array:
     """Convert an array to the kind (torch on a device, or numpy) of another, keeping its dtype."""
     if isinstance(data, Tensor):

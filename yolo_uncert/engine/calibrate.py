@@ -230,16 +230,15 @@ def _table(calibration: Calibration, matches: Matches, before: Quality, after: Q
                     float(getattr(q, key)[slice(4) if rows == slice(None) and key == "nll" else rows].mean())
                     for q in (before, after)
                     if q
-                ],
-                3,
+                ]
             )
             for key in ("within68", "within", "error", "nll")
         ]
         factor = f"{factors[i]:.2f}" if i < len(names) else ""
         lines.append(f"{name:>8}{factor:>8}{cells[0]:>18}{cells[1]:>18}{cells[2]:>20}{cells[3]:>20}")
-    lines.append(f"{'box':>8}{'':>26}{_cells([q.boxwise for q in (before, after) if q], 3):>18}")
+    lines.append(f"{'box':>8}{'':>26}{_cells([q.boxwise for q in (before, after) if q]):>18}")
     return "\n".join(lines)
 
 
-def _cells(values: Sequence[float], digits: int) -> str:
-    return " -> ".join(f"{value:.{digits}f}" for value in values)
+def _cells(values: Sequence[float]) -> str:
+    return " -> ".join(f"{value:.3f}" for value in values)

@@ -1,7 +1,7 @@
 """After-training calibration of standard deviations: what a model carries of it, and how results are made to follow it.
 
-A calibration lives as a plain dict in the attribute ``calibration`` of the model object, which copies, ``fuse()``,
-``half()`` and the checkpoint keep, and as JSON in the metadata of an exported file.
+A calibration lives as a plain dict in the attribute ``sigma_calibration`` of the model object, which copies,
+``fuse()``, ``half()`` and the checkpoint keep, and as JSON in the metadata of an exported file.
 """
 
 from __future__ import annotations

@@ -87,14 +87,14 @@ def extract_selected(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> 
     """
     y = _without_broken(y, -1).float()
     size = y[..., 2:4] if schema.task == "obb" else y[..., 2:4] - y[..., :2]
-    scores = fuse_scores(y[..., 4:5], schema.split(y[..., 6:], -1), size, args)[..., 0]
+    scores = fuse_scores(y[..., 4:5], schema.split(y[..., 6:]), size, args)[..., 0]
     found = []
     for x, score in zip(y, scores, strict=True):
         order = score.argsort(descending=True, stable=True)
         order = order[((score > args.conf) & _wanted(x[:, 5], args))[order]][: args.max_det]
         rows = x[order]
         boxes = _with_angle(rows[:, :4], rows, schema)
-        found.append(Candidates(boxes, score[order], rows[:, 5], order, schema.split(rows[:, 6:], -1)))
+        found.append(Candidates(boxes, score[order], rows[:, 5], order, schema.split(rows[:, 6:])))
     return found
 
 
@@ -148,7 +148,7 @@ def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_labe
     # Results in half precision would be off by pixels in a large image, and variances above 256^2 overflow.
     boxes, extra, conf = x[:4, index].T.float(), x[stock:, index].T.float(), conf.float()
     boxes = _with_angle(boxes, extra, schema) if schema.task == "obb" else _xyxy(boxes)
-    found = Candidates(boxes, conf, cls.float(), index, schema.split(extra, -1))
+    found = Candidates(boxes, conf, cls.float(), index, schema.split(extra))
     return found if args.classes is None else found.take(_wanted(found.cls, args))
 
 
@@ -171,12 +171,12 @@ def _fused(
     # No factor exceeds 1, so a fused score is at most p^alpha; rounding is allowed for.
     bound = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
     index = (best > max(least, bound)).nonzero().view(-1)
-    score = fuse_scores(best[index, None], schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)[:, 0]
+    score = fuse_scores(best[index, None], schema.split(x[stock:, index].T), x[2:4, index].T, args)[:, 0]
     index, score = index[score > args.conf], score[score > args.conf]
     plain = x[4:stock, index].T
     if not several:
         return plain.argmax(1), index, score
-    scores = fuse_scores(plain, schema.split(x[stock:, index].T, -1), x[2:4, index].T, args)
+    scores = fuse_scores(plain, schema.split(x[stock:, index].T), x[2:4, index].T, args)
     anchor, cls = ((scores > args.conf) & (plain > least)).nonzero(as_tuple=True)
     return cls, index[anchor], scores[anchor, cls]
 

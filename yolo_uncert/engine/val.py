@@ -31,8 +31,7 @@ from yolo_uncert.ops import pairwise_rotated_iou, warm_up
 class _UncertValidator(DetectionValidator):
     """Post-process with uncertainty and compare sigma with the errors of the matched boxes."""
 
-    coordinates = 4
-    names_of_coordinates: tuple[str, ...] = UncertBoxes.coordinates
+    coordinates: tuple[str, ...] = UncertBoxes.coordinates
     calibration: Calibration | None = None
 
     def __init__(
@@ -56,7 +55,7 @@ class _UncertValidator(DetectionValidator):
         warm_up(self.args.suppress_backend)
         self.calibration = applicable(calibration_of(model), self.schema, self.args, end2end=self.end2end)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
-        if self.args.pdq and (self.coordinates != 4 or not self.metrics.prefixes):
+        if self.args.pdq and (len(self.coordinates) != 4 or not self.metrics.prefixes):
             raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
@@ -101,7 +100,7 @@ class _UncertValidator(DetectionValidator):
         conformal = self.calibration.conformal if self.calibration else None
         if conformal is None or not len(self.metrics.matches):
             return []
-        return [interval_table(self.metrics.matches, conformal, self.names_of_coordinates)]
+        return [interval_table(self.metrics.matches, conformal, self.coordinates)]
 
     def _write(self) -> None:
         write_results(self.metrics, {k: v for k, v in vars(self.args).items() if v is not None}, self.save_dir)
@@ -136,7 +135,7 @@ class _UncertValidator(DetectionValidator):
     def _original_std(self, std: torch.Tensor, gains: tuple[float, float]) -> np.ndarray:
         """Return standard deviations in original pixels, calibrated if the model is."""
         columns = std.shape[1]
-        fields = {"std": std.cpu().double() / torch.from_numpy(_scales(gains, self.coordinates)[:columns])}
+        fields = {"std": std.cpu().double() / torch.from_numpy(_scales(gains, len(self.coordinates))[:columns])}
         return apply_calibration(fields, self.calibration)["std"].numpy()
 
     def _overlaps(self, truth: torch.Tensor, preds: torch.Tensor) -> torch.Tensor:
@@ -186,8 +185,7 @@ class UncertOBBValidator(_UncertValidator, OBBValidator):
     exact overlap: probIoU is above 0 for boxes that do not touch.
     """
 
-    coordinates = 5
-    names_of_coordinates = UncertOBB.coordinates
+    coordinates = UncertOBB.coordinates
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take Ultralytics' arguments and use metrics that know sigma."""

@@ -118,23 +118,6 @@ def align_representation(xywhr: Tensor, reference_angle: Tensor) -> Tensor:
     )
 
 
-def xyxy_std_to_xywh_std(std: Tensor) -> Tensor:
-    """Standard deviations of centre and size from those of independent sides.
-
-    ``var(cx) = (v_l + v_r) / 4`` and ``var(w) = v_l + v_r``, likewise for ``cy`` and ``h``.
-
-    Args:
-        std: ``Tensor[N, 4]`` of the sides ``(l, t, r, b)``, which are those of ``(x1, y1, x2, y2)``; any unit,
-            non-negative.
-
-    Returns:
-        ``Tensor[N, 4]`` of ``(cx, cy, w, h)``, same unit.
-    """
-    # hypot keeps squared pixels out of half precision, where they overflow above 256.
-    size = torch.hypot(*std.split(2, dim=-1))
-    return torch.cat((size / 2, size), dim=-1)
-
-
 def rbox_covariance(sides_std: Tensor, angle_std: Tensor, offset: Tensor, angle: Tensor) -> Tensor:
     """First-order covariance of a decoded oriented box from independent noise on its sides and angle.
 

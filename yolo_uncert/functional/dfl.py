@@ -88,20 +88,6 @@ def second_moment(prob: Tensor, centre: Tensor, dim: int = -1) -> Tensor:
     return offset.square_().mul_(prob).sum(dim)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Shannon entropy of each side distribution: ``-sum p_i ln p_i``.
-
-    Args:
-        logits: Tensor[..., R].
-
-    Returns:
-        Tensor[...], nats within [0, ln R].
-    """
-    # the logarithm of a probability that underflows to 0 would be infinite, log_softmax keeps it finite
-    log_prob = logits.log_softmax(-1, dtype=_dtype(logits))
-    return -(log_prob.exp() * log_prob).sum(-1)
-
-
 def top_statistics(logits: Tensor, k: int = 4) -> Tensor:
     """Flatness of each side distribution: its k largest probabilities, descending, and their mean.
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from yolo_uncert.functional.boxes import rotate
-from yolo_uncert.functional.boxes import xyxy_to_xywhr as xyxy_to_xywhr
 
 _MIN_LENGTH, _MAX_LENGTH = 1e-7, 1e7
 # Lengths within the limits give distances up to 1e29, whose gradients would leave the range of float32.

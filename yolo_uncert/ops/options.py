@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-METHODS = {"hard": 0, "soft": 1, "soft-linear": 2, "iou-guided": 0}
-"""Suppression by name, and the rule that its inner loop follows: remove, decay by a Gaussian, decay linearly."""
 HARD, SOFT, LINEAR = 0, 1, 2
+"""What the inner loop of a suppression does: remove, decay by a Gaussian, decay linearly."""
+METHODS = {"hard": HARD, "soft": SOFT, "soft-linear": LINEAR, "iou-guided": HARD}
+"""Suppression by name, and its inner loop."""
 
 
 def choose(name: str, value: object, known: Iterable[str]) -> None:

@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.engine.boxes import BOXES, UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.functional.boxes import rbox_covariance
-
-BOXES: dict[str, type[UncertBoxes] | type[UncertOBB]] = {"detect": UncertBoxes, "obb": UncertOBB}
 
 CORNERS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
 

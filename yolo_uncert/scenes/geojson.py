@@ -18,9 +18,6 @@ Floats = npt.NDArray[np.float64]
 
 PIXELS = "pixels: x to the right, y down, (0, 0) is the corner of the first pixel; the scene has no georeference"
 
-GENERATOR = "yolo-uncert"
-"""Foreign member of the collections that says who wrote them."""
-
 DEGREE_DIGITS = 9
 """Digits behind the point of a degree: a tenth of a millimetre."""
 
@@ -38,7 +35,7 @@ def feature_collection(layer: Layer, geo: Georeference | None, crs: str) -> dict
     """
     if crs not in ("wgs84", "scene"):
         raise OptionError(f"crs is {crs!r}. Allowed: wgs84, scene")
-    head: dict[str, Any] = {"type": "FeatureCollection", "generator": GENERATOR}
+    head: dict[str, Any] = {"type": "FeatureCollection"}
     if geo is None:
         head["coordinates"] = PIXELS
     elif crs == "scene":

@@ -66,20 +66,19 @@ def oriented(boxes: UncertBoxes | UncertOBB) -> Floats:
     return np.concatenate(((low + high) / 2, high - low, np.zeros((len(data), 1))), 1)
 
 
-def bands(boxes: UncertBoxes | UncertOBB, sigmas: float = SIGMAS) -> tuple[Floats, Floats]:
-    """Return boxes whose sides are moved outwards and inwards by a multiple of their standard deviations.
+def bands(boxes: UncertBoxes | UncertOBB) -> tuple[Floats, Floats]:
+    """Return boxes whose sides are moved outwards and inwards by `SIGMAS` standard deviations.
 
     Between the two lies each side, by itself, with the probability of that many standard deviations. An oriented box
     keeps its angle, whose standard deviation is not in them.
 
     Args:
         boxes: Boxes with ``std``, as arrays.
-        sigmas: The multiple.
 
     Returns:
         Corners ``Array[N, 4, 2]`` in pixels of the larger and of the smaller boxes; NaN where nothing is left of those.
     """
-    sides = np.asarray(boxes.side_std, np.float64) * sigmas
+    sides = np.asarray(boxes.side_std, np.float64) * SIGMAS
     larger, smaller = (_with_sides_moved(oriented(boxes), reach) for reach in (sides, -sides))
     smaller[(smaller[:, 2:4] <= 0).any(1)] = np.nan
     return corners(larger), corners(smaller)
@@ -107,24 +106,21 @@ def box_layer(boxes: UncertBoxes | UncertOBB, names: dict[int, str], geo: Georef
     return Layer("boxes", outlines(boxes), None, {**_labels(boxes, names), **_deviations(boxes, geo)})
 
 
-def sigma_layer(
-    boxes: UncertBoxes | UncertOBB, names: dict[int, str], geo: Georeference | None, sigmas: float = SIGMAS
-) -> Layer | None:
+def sigma_layer(boxes: UncertBoxes | UncertOBB, names: dict[int, str], geo: Georeference | None) -> Layer | None:
     """Return the bands around the sides of the boxes; None if the model predicts no standard deviations.
 
     Args:
         boxes: Boxes in pixels, as arrays; those whose standard deviations are not finite have no band.
         names: Class names.
         geo: Where the scene lies, if it says so.
-        sigmas: Standard deviations to either side.
     """
     if boxes.std is None:
         return None
     known = np.isfinite(np.asarray(boxes.side_std)).all(1)
     chosen = np.flatnonzero(known)
-    outer, inner = bands(boxes, sigmas)
+    outer, inner = bands(boxes)
     spread = {name: values for name, values in _deviations(boxes, geo).items() if name in ("std_px", "std_m")}
-    columns = {**_labels(boxes, names), "sigmas": [sigmas] * len(boxes), **spread}
+    columns = {**_labels(boxes, names), "sigmas": [SIGMAS] * len(boxes), **spread}
     columns.pop("cut")
     picked = {name: [values[row] for row in chosen] for name, values in columns.items()}
     return Layer("sigma", outer[chosen], inner[chosen], picked)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from ultralytics.utils import LOGGER, TQDM
 
-from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.engine.boxes import BOXES, UncertBoxes, UncertOBB
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.scenes.finder import Finder
@@ -21,8 +21,6 @@ from yolo_uncert.scenes.tiles import Tile
 
 SLACK = 0.25
 """How far a box may reach out of its tile, as a share of the tile, to be compared with all that is there."""
-
-KINDS = {"detect": UncertBoxes, "obb": UncertOBB}
 
 
 def scan(
@@ -98,7 +96,7 @@ def _overlap(tile: Tile, other: Tile, axes: Sequence[int] = (0, 1)) -> bool:
 
 def _collect(parts: Sequence[Detections], task: str, shape: tuple[int, int]) -> UncertBoxes | UncertOBB:
     """Return all detections of a scene by falling score, in memory of the CPU as arrays."""
-    kind = KINDS[task]
+    kind = BOXES[task]
     data = torch.cat([torch.cat((p.boxes, p.conf[:, None], p.cls[:, None].to(p.boxes)), 1) for p in parts]).numpy()
     fields = {name: torch.cat([part.fields[name] for part in parts]).numpy() for name in parts[0].fields}
     if task == "detect":

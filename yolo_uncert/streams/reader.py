@@ -23,6 +23,9 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 STABLE = 5.0
 """Seconds after which a connection counts as recovered: the next loss starts again with short delays."""
 
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+"""Seconds between the attempts to open a stream again."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -56,14 +59,14 @@ class Frame:
     captured: float
 
 
-def delays(first: float = 0.5, most: float = 30.0) -> Iterator[float]:
+def delays() -> Iterator[float]:
     """Yield the seconds to wait before each attempt: doubled every time, and up to half of it taken off at random.
 
     The random part keeps the readers of one server from coming back all at once.
     """
     random = np.random.default_rng()
     for tries in itertools.count():
-        yield min(first * 2.0 ** min(tries, 32), most) * float(random.uniform(0.5, 1.0))
+        yield min(FIRST_DELAY * 2.0 ** min(tries, 32), LONGEST_DELAY) * float(random.uniform(0.5, 1.0))
 
 
 def _for(seconds: float) -> str:

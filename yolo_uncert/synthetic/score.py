@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torchvision.ops import box_iou
 
 from yolo_uncert.functional.residuals import rank_correlation
+from yolo_uncert.ops.matching import greedy_match
 from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou
 from yolo_uncert.synthetic.scene import SceneObject
 
@@ -32,7 +33,6 @@ class NoiseScore:
         size: Square root of the true box's area, pixels.
         predicted_angle: Predicted std of the angle, rad (oriented boxes).
         known_angle: True std of the label's angle, rad (oriented boxes).
-        objects: Number of objects in the images seen, found or not.
     """
 
     predicted: list[float] = field(default_factory=list)
@@ -40,7 +40,6 @@ class NoiseScore:
     size: list[float] = field(default_factory=list)
     predicted_angle: list[float] = field(default_factory=list)
     known_angle: list[float] = field(default_factory=list)
-    objects: int = 0
 
     def add(self, boxes: torch.Tensor, cls: torch.Tensor, std: torch.Tensor, truth: Sequence[SceneObject]) -> None:
         """Match the detections of one image to its objects.
@@ -51,18 +50,15 @@ class NoiseScore:
             std: Tensor[N, 4] std of the four sides in pixels, oriented boxes Tensor[N, 5] with the angle's in rad.
             truth: Objects of the image.
         """
-        self.objects += len(truth)
         if not len(boxes) or not truth:
             return
         boxes, cls, std = boxes.cpu(), cls.cpu(), std.cpu()
         true_boxes = torch.tensor([o.true_box for o in truth], dtype=boxes.dtype)
         overlap = (box_iou if boxes.shape[1] == 4 else pairwise_rotated_iou)(boxes, true_boxes)
         overlap = overlap * (cls[:, None] == torch.tensor([o.cls for o in truth]))
-        for detection in range(len(boxes)):
-            best = int(overlap[detection].argmax())
-            if overlap[detection, best] >= MATCH_IOU:
-                self._append(std[detection], truth[best])
-                overlap[:, best] = 0
+        for row, target in zip(std, greedy_match(overlap.T, MATCH_IOU).tolist(), strict=True):
+            if target >= 0:
+                self._append(row, truth[target])
 
     def _append(self, std: torch.Tensor, truth: SceneObject) -> None:
         self.predicted.append(float(std[:4].mean()))

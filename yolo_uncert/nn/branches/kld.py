@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from yolo_uncert.config import KLDOptions
-from yolo_uncert.functional.gaussian_distance import distance_loss, xyxy_to_xywhr
+from yolo_uncert.functional.boxes import xyxy_to_xywhr
+from yolo_uncert.functional.gaussian_distance import distance_loss
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.nn.branches.base import Branch, HeadSpec
 
