@@ -118,7 +118,7 @@ def test_shortcuts_lose_no_candidate(alpha, multi_label):
     given = options(conf=0.2, iou_alpha=alpha, score_fusion="both")
     (found,) = extract(y, schema, given, multi_label=multi_label)
     rows = y[0].T
-    scores = fuse_scores(rows[:, 4:7], schema.split(rows[:, 7:], -1), rows[:, 2:4], given)
+    scores = fuse_scores(rows[:, 4:7], schema.split(rows[:, 7:]), rows[:, 2:4], given)
     expected = (scores > 0.2) & (rows[:, 4:7] > 0.001)
     if not multi_label:
         expected &= torch.nn.functional.one_hot(scores.argmax(1), 3).bool()

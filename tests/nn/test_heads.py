@@ -261,7 +261,7 @@ def test_initial_sigma_is_that_of_the_options_at_every_anchor(build, make_batch)
         assert torch.allclose(conv.bias, torch.tensor([2 * math.log(0.3)] * 4 + [2 * math.log(0.05)]))
     with torch.no_grad():
         y = model(make_batch("obb")["img"])[0]
-    fields = head.schema.split(y[:, 7:])["gaussian"]
+    fields = head.schema.split(y[:, 7:].mT)["gaussian"].mT
     sides = fields[:, :4] / head.strides
     torch.testing.assert_close(sides, torch.full_like(sides, 0.3), rtol=0.01, atol=0)
     torch.testing.assert_close(fields[:, 4], torch.full_like(fields[:, 4], 0.05), rtol=0.01, atol=0)

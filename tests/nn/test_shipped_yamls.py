@@ -87,8 +87,8 @@ def test_it_predicts_fused_or_not_in_the_shape_of_its_schema(name, make_batch):
             y = m(image)[0]
             assert y.shape == (2, 4 + 3 + schema.channels + angle, 84)  # 64 + 16 + 4 anchors
             assert y.isfinite().all()
-    for field, channels in schema.split(y[:, 7:]).items():
-        positive = channels[:, :5] if field == "gaussian" else channels
+    for field, channels in schema.split(y[:, 7:].mT).items():
+        positive = channels[..., :5] if field == "gaussian" else channels
         assert (positive > 0).all(), field
 
 
