@@ -28,6 +28,7 @@ _NOISE = 64 * np.finfo(np.float64).eps
 """What rounding leaves as the overlap of oriented boxes that are apart, see `rotated_iou`."""
 
 _Box = tuple[float, float, float, float, float, float]
+_Sides = tuple[float, float, float, float, float]
 _VECTOR, _MATRIX, _INDEX = array(types.float64, 1), array(types.float64, 2), array(types.int64, 1)
 _VOTES, _RULES = types.UniTuple(_MATRIX, 2), named_tuple(Rules)
 
@@ -276,9 +277,7 @@ def _vote(i: int, members: Ints, row: Floats, pool: tuple[Floats, Floats, Floats
 
 # Inlined, because arrays that are handed over in the inner loop cost a reference count each.
 @njit(inline="always", **FLAGS)
-def _offsets(
-    boxes: Floats, j: int, i: int, cos: float, sin: float
-) -> tuple[int, tuple[float, float, float, float, float]]:
+def _offsets(boxes: Floats, j: int, i: int, cos: float, sin: float) -> tuple[int, _Sides]:
     """Quarter turns that align box j with box i, and how far its edges (and its angle) then lie off those of box i.
 
     `yolo_uncert.ops.voting.var_vote` defines the offsets of oriented boxes.
