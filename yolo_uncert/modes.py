@@ -45,6 +45,7 @@ _SIGMA = (
     "vote_sigma",
     "vote_iou",
     "vote_pool",
+    "vote_share",
     "vote_weight",
     "vote_merge",
     "max_nms",

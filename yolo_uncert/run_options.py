@@ -46,6 +46,9 @@ class RunOptions:
     vote_pool: str = option(
         "alive", "Vote: candidates not yet picked or dropped, or all of the class.", choices=("alive", "all")
     )
+    vote_share: float = option(
+        0.5, "Vote: boxes that suppress=soft has left a smaller share of their score are not voted.", low=0.0, high=1.0
+    )
     vote_weight: str = option(
         "variance",
         "Vote: weight 1 / variance, score, or both (score where there is no sigma); bayes: product of the Gaussians of "

@@ -320,6 +320,17 @@ def test_voted_box_and_its_sigma_by_hand():
     assert found.index.tolist() == [0]
 
 
+def test_what_soft_suppression_has_decayed_is_voted_from_its_share_on():
+    third = anchors([54.0, 50, 20, 20, 0.5, 1, 1, 1, 1])  # IoU 2 / 3 with the first, which leaves 0.411 of its score
+    y = torch.cat((PAIR, third), 2)
+    stays, moves = (one(y, GAUSSIAN, suppress="soft", var_vote=True, **share) for share in ({}, {"vote_share": 0.4}))
+    assert stays.index.tolist() == moves.index.tolist() == [0, 2, 1]
+    assert_close(stays.boxes[1], torch.tensor([44.0, 40, 64, 60]))
+    assert_close(stays.fields["std"][1], torch.ones(4))
+    assert 43 < moves.boxes[1, 0] < 44, "the second box draws it to the left"
+    assert_close(moves.boxes[0], stays.boxes[0])
+
+
 def test_without_sigma_the_scores_vote():
     found = one(PAIR, GAUSSIAN, var_vote=True, sigma_source="none")
     p = math.exp(-((1 - OVERLAP) ** 2) / 0.02) * 0.6

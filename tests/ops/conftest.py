@@ -33,7 +33,10 @@ class Naive:
             b = min(rank, key=lambda i: (-rank[i], i))
             mates = [i for i in rank if o.agnostic or self.classes[i] == self.classes[b]]
             everyone = [i for i in taking_part if o.agnostic or self.classes[i] == self.classes[b]]
-            voted = self.vote(b, mates if o.vote_pool == "alive" else everyone, o)
+            pool = mates if o.vote_pool == "alive" else everyone
+            if rank[b] < o.vote_share * (self.ious or self.scores)[b]:
+                pool = [b]
+            voted = self.vote(b, pool, o)
             score = rank.pop(b)
             best = self.scores[b]
             for i in mates:

@@ -35,6 +35,7 @@ OPTIONS = st.fixed_dictionaries(
         "vote_sigma": st.sampled_from((0.02, 0.3)),
         "vote_iou": st.sampled_from((0.0, 0.4)),
         "vote_pool": st.sampled_from(("alive", "all")),
+        "vote_share": st.sampled_from((0.0, 0.5, 0.9, 1.0)),
         "vote_weight": st.sampled_from(("variance", "score", "both")),
         "merge": st.sampled_from(("total", "fused")),
     }
@@ -298,3 +299,37 @@ def test_one_unknown_angle_among_known_ones_does_not_vote(backend):
     kept = suppress(boxes, np.array([0.9, 0.8]), None, variances, Suppression("hard", vote="var"), backend=backend)
     assert kept.index.tolist() == [0]
     assert kept.boxes[0, 4] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("pool", ["alive", "all"])
+def test_decayed_boxes_are_voted_only_if_they_kept_their_share(backend, pool) -> None:
+    boxes = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [2, 0, 12, 10]])
+    variances = np.array([[1.0] * 4, [2.0] * 4, [4.0] * 4])
+    # IoU 9 / 11 and 8 / 12 with the first: it leaves 0.262 and 0.411 of the others' scores, so that the third is next.
+    given = boxes, np.array([0.9, 0.8, 0.7]), None, variances
+    papers = suppress(*given, Suppression(vote="var", vote_share=0, vote_pool=pool), backend=backend)
+    half = suppress(*given, Suppression(vote="var", vote_pool=pool), backend=backend)
+    fourth = suppress(*given, Suppression(vote="var", vote_share=0.4, vote_pool=pool), backend=backend)
+    for kept in (papers, half, fourth):
+        assert kept.index.tolist() == [0, 2, 1]
+        np.testing.assert_allclose(kept.scores, papers.scores)
+        np.testing.assert_array_equal(kept.boxes[0], papers.boxes[0])
+    np.testing.assert_array_equal(half.boxes[1:], boxes[[2, 1]])
+    np.testing.assert_array_equal(half.variances[1:], variances[[2, 1]])
+    np.testing.assert_array_equal(fourth.boxes[1:], [papers.boxes[1], boxes[1]])
+    if pool == "alive":  # the second votes for the third with exp(-(2 / 11)^2 / 0.02) / 2, the third itself with 1 / 4
+        weight = math.exp(-((2 / 11) ** 2) / 0.02) / 2
+        assert papers.boxes[1, 0] == pytest.approx((2 / 4 + weight) / (1 / 4 + weight))
+
+
+@pytest.mark.parametrize("method", ["hard", "iou-guided"])
+def test_no_share_is_asked_where_nothing_decays(scenes, method) -> None:
+    *given, ious = scenes.horizontal(6, 80, "dense")
+    ious = ious if method == "iou-guided" else None
+    every, full = (
+        suppress(*given, Suppression(method, vote="var", iou_threshold=0.4, vote_share=share), ious=ious)
+        for share in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(full.boxes, every.boxes)
+    np.testing.assert_array_equal(full.variances, every.variances)

@@ -30,7 +30,7 @@ VOTES = (
     {},
     {"vote": "var"},
     {"vote": "var", "vote_pool": "all", "vote_weight": "both"},
-    {"vote": "var", "vote_weight": "score", "merge": "fused", "vote_iou": 0.3},
+    {"vote": "var", "vote_weight": "score", "merge": "fused", "vote_iou": 0.3, "vote_share": 0.0},
     {"vote": "bayes", "iou_threshold": 0.5},
 )
 

@@ -181,6 +181,7 @@ def test_no_candidates_and_no_kept_ones() -> None:
         ([-1], {}, "got -1 to -1"),
         ([1], {"vote_pool": "alive"}, "votes among all candidates"),
         ([1], {"vote": "off"}, "votes among all candidates"),
+        ([1], {"vote_share": 0.5}, "knows no decayed scores"),
         ([1], {"vote_weight": "scores"}, "did you mean 'score'"),
         ([1], {"vote": "bayes"}, "needs variances"),
     ],

@@ -25,7 +25,17 @@ from yolo_uncert.schema import Schema
 ATTRIBUTE = METADATA_KEY = "sigma_calibration"
 """Attribute of the model object, and key of an exported file's metadata."""
 
-VOTING = ("suppress", "soft_sigma", "iou", "vote_sigma", "vote_iou", "vote_pool", "vote_weight", "vote_merge")
+VOTING = (
+    "suppress",
+    "soft_sigma",
+    "iou",
+    "vote_sigma",
+    "vote_iou",
+    "vote_pool",
+    "vote_share",
+    "vote_weight",
+    "vote_merge",
+)
 """Run options that change standard deviations when boxes vote."""
 
 SIDES = [2, 3, 2, 3, 4]

@@ -110,6 +110,7 @@ def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
         vote_sigma=float(args.vote_sigma),
         vote_iou=float(args.vote_iou),
         vote_pool=args.vote_pool,
+        vote_share=float(args.vote_share),
         vote_weight="variance" if bayes else args.vote_weight,
         merge=args.vote_merge,
     )

@@ -302,9 +302,7 @@ def _move(boxes: Floats, i: int, sums: Floats, box: Floats) -> None:
     for side in range(len(box)):
         # From here on the row of weighted offsets holds their mean.
         sums[1, side] = sums[1, side] / sums[0, side] if sums[0, side] > 0 else 0.0
-        box[side] = boxes[i, side]
-        if len(box) == 4:
-            box[side] += sums[1, side]
+        box[side] = boxes[i, side] + (sums[1, side] if len(box) == 4 else 0.0)
     if len(box) == 4:
         return
     cos, sin = math.cos(boxes[i, 4]), math.sin(boxes[i, 4])
@@ -371,7 +369,8 @@ def suppress(
         index[count], kept_scores[count] = i, current[pick]
         _overlap(geometry, pick, start, end, row, rules.single)
         if rules.vote:
-            _vote(i, order[start:end], row, pool, rules, sums)
+            low, high = (pick, pick + 1) if current[pick] < rules.vote_share * rank[i] else (start, end)
+            _vote(i, order[low:high], row, pool, rules, sums)
             _move(boxes, i, sums, kept_boxes[count])
             _merge(sums, rules, kept_variances[count])
         ends[label], heads[label], best = _decay(columns, scores, row, (start, end), pick, rules)

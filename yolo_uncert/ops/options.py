@@ -47,6 +47,10 @@ class Suppression:
     the cluster, all with ``IoU > iou_threshold``, by the product of their Gaussians: ``p_i = 1``, ``f_i = 1 / var_i``
     and merge ``fused`` (BayesOD, Harakeh et al., ICRA 2020, arXiv 1903.03838, without its priors).
 
+    A pick whose score has decayed to less than ``vote_share`` of what it was keeps its box and variance. It overlaps an
+    earlier pick, and most of its neighbours speak of the object of that one: their votes would move it there, though it
+    may be the box of a second object that touches the first. (The papers vote every pick: ``vote_share=0``.)
+
     The merged variance is that of the mixture of votes, ``sum w_i (var_i + (x_i - x)^2)`` with ``w_i`` the normalised
     weights (``total``), or ``1 / sum(p_i / var_i)`` (``fused``), which takes the votes for independent.
 
@@ -72,6 +76,7 @@ class Suppression:
     vote_weight: str = _option(
         "variance", "Weight of a vote; without variances it is the score.", choices=("variance", "score", "both")
     )
+    vote_share: float = _option(0.5, "Picks that kept a smaller share of their score are not voted.", low=0.0, high=1.0)
     merge: str = _option("total", "Variance of a voted box.", choices=("total", "fused"))
 
     def __post_init__(self) -> None:
@@ -102,6 +107,7 @@ class Rules(NamedTuple):
     vote: bool
     vote_sigma: float
     vote_iou: float
+    vote_share: float
     fused: bool
 
     @classmethod
@@ -131,6 +137,7 @@ class Rules(NamedTuple):
             vote=options.vote != "off",
             vote_sigma=math.inf if bayes else float(options.vote_sigma),
             vote_iou=float(max(options.vote_iou, options.iou_threshold) if bayes else options.vote_iou),
+            vote_share=float(options.vote_share),
             fused=bayes or options.merge == "fused",
         )
 

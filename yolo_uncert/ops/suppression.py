@@ -122,6 +122,8 @@ def _solve(
         kept_boxes, variances = boxes[index], candidates.variances[index]
     elif not now.vote:
         kept_boxes, variances = solver.vote(boxes, labels, votes, index, rules)
+        alone = kept_scores < rules.vote_share * scores[index]
+        kept_boxes[alone], variances[alone] = boxes[index][alone], candidates.variances[index][alone]
     if options.guided:
         best = np.argsort(-kept_scores, kind="stable")[: options.max_det]
         index, kept_scores, kept_boxes, variances = index[best], kept_scores[best], kept_boxes[best], variances[best]

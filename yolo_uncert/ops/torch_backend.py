@@ -50,7 +50,9 @@ def suppress(
         members = groups[int(labels[i])]
         iou = _overlap(pool.boxes, i, members, rules.single)
         if rules.vote:
-            voted.append(_vote(pool, i, members, iou, rules))
+            alone = score < rules.vote_share * rank[i]
+            voters = members == i if alone else slice(None)
+            voted.append(_vote(pool, i, members[voters], iou[voters], rules))
         decayed, alive = _decay(current[members], iou, rules)
         alive &= members != i
         if rules.method == HARD:

@@ -212,7 +212,7 @@ def _launch(batch: _Batch, rules: Rules, options: Suppression) -> _Picks:
     index, counts = (batch.labels.new_empty(shape) for shape in ((images, rules.limit), (images,)))
     shapes = (images, voters, sides), (images, voters, batch.variances.shape[1])
     picks = _Picks(index, new(images, rules.limit), new(shapes[0]), new(shapes[1]), counts)
-    numbers = (rules.iou, rules.sigma, rules.floor, rules.vote_sigma, rules.vote_iou)
+    numbers = (rules.iou, rules.sigma, rules.floor, rules.vote_sigma, rules.vote_iou, rules.vote_share)
     longest = max(end - start for start, end in pairwise(batch.starts))
     chunk = min(max(1 << max(longest - 1, 0).bit_length(), _CHUNKS[0]), _CHUNKS[1])
     with torch.cuda.device_of(batch.boxes):

@@ -71,7 +71,7 @@ def suppress(
         rank: ``[M]``, what picks go by, minus infinity for candidates that do not take part.
         current: ``[M]``, a copy of ``rank`` that is overwritten.
         starts: ``[images + 1]``, int64, first candidate of each image.
-        numbers: ``[5]``: IoU threshold, sigma, score threshold, sigma and IoU threshold of the vote.
+        numbers: ``[6]``: IoU threshold, sigma, score threshold, sigma, IoU threshold and least share of the vote.
         index: Receives the picks of each image, ``[images, limit]``, int64, positions among all M.
         kept_scores: Receives their scores, ``[images, limit]``.
         kept_boxes: Receives the voted boxes, ``[images, limit, 4 or 5]``.
@@ -96,6 +96,7 @@ def suppress(
     row, end = image * limit, image * limit + limit
     while (row < end) & (best > _OUT):
         label, score = tl.load(labels + pick), tl.load(scores + pick)
+        voted = tl.zeros((chunk,), tl.float64) + best >= tl.load(numbers + 5) * tl.load(rank + pick)
         lead, place = tl.full((chunk,), _OUT, tl.float64), tl.zeros((chunk,), tl.int64)
         strongest = tl.zeros((chunk,), tl.float64) + score
         total, moves = tl.zeros((chunk, sides), tl.float64), tl.zeros((chunk, sides), tl.float64)
@@ -110,6 +111,7 @@ def suppress(
                 pool = mates & (value > _OUT)
                 if everyone:
                     pool = mates & (tl.load(rank + cols, mask=inside, other=_OUT) > _OUT)
+                pool = pool & (voted | (cols == pick))
                 near = _closeness(pool, iou, cols == pick, numbers)[:, None]
                 source, offset = _offsets(geometry, stride, cols, pool, pick, oriented, sides)
                 voters = pool[:, None] & (tl.arange(0, sides)[None, :] < columns)

@@ -48,7 +48,7 @@ def var_vote(
             the scores are the weights. Variances below 1e-12 weigh as much as 1e-12.
         backend: ``auto``, ``numba`` or ``torch``; with ``triton`` this runs on the CPU as with ``auto``.
         options: Fields of `Suppression` that start with ``vote_``, ``merge``, ``agnostic``, and ``iou_threshold`` for
-            ``vote="bayes"``.
+            ``vote="bayes"``. Not ``vote_share``: every kept box is voted.
 
     Returns:
         Voted boxes ``Tensor[K, 4]`` or ``Tensor[K, 5]`` in the order of ``kept``, and their merged variances, shaped as
@@ -79,6 +79,8 @@ def var_vote(
 
 
 def _settings(options: Mapping[str, Any]) -> Suppression:
+    if "vote_share" in options:
+        raise ValueError("var_vote votes for every kept box: it knows no decayed scores; vote_share is for suppress()")
     settings = Suppression(**{"vote": "var", "vote_pool": "all", **options})
     if settings.vote == "off" or settings.vote_pool == "alive":
         raise ValueError("var_vote votes among all candidates; suppress() votes among those alive, or not at all")
