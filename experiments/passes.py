@@ -77,6 +77,27 @@ def dropout(model: nn.Module, p: float) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def joined(model: nn.Module, others: Sequence[nn.Module]) -> Iterator[None]:
+    """Let a detector offer the candidates of others besides its own, within the context.
+
+    Args:
+        model: Detector in evaluation, whose first output is Tensor[B, C, A].
+        others: Detectors of the same kind.
+    """
+
+    def join(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        found = [y[0] if isinstance(y, (tuple, list)) else y for y in (output, *(m.eval()(*args) for m in others))]
+        together = torch.cat(found, -1)
+        return (together, *output[1:]) if isinstance(output, (tuple, list)) else together
+
+    handle = model.register_forward_hook(join)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def pair(boxes: Array, cls: Array, others: Array, others_cls: Array) -> Array:
     """Return the box that another pass has of each detection, NaN where it has none.
 
