@@ -1,10 +1,11 @@
 """How much is left to gain? ``python experiments/ceiling.py GRID.yaml RUNS [ROW ...]``.
 
-GRID and RUNS are those of ``experiments/run.py``, which has trained the rows with several seeds. For each row:
+GRID and RUNS are those of ``experiments/run.py``, which has trained the rows with several seeds, for horizontal boxes.
+For each row:
 
-- how far the errors of independently trained models on the same objects agree. What they agree on, mistakes of the
-  labels above all, no mean of such models takes away: of the mean of infinitely many, each as good as one, the root
-  mean square error is ``sqrt(correlation)`` of one's;
+- how far the errors of separately trained models on the same objects agree. What they agree on, mistakes of the labels
+  among it, no mean of such models takes away: of the mean of infinitely many, each as good as one, the root mean square
+  error is ``sqrt(correlation)`` of one's;
 - the AP that all seeds reach together, with every rule of the row: the candidates of all models are suppressed, and
   vote, as if they were one model's. It costs as many passes as there are seeds.
 
@@ -85,6 +86,10 @@ def main(grid_file: str, runs: str, *names: str) -> None:
     for row in (cell for found in rows.values() for cell in found):
         if not checkpoint(row.folder).is_file():
             sys.exit(f"{row.folder} holds no checkpoint: train the grid with experiments/run.py first")
+    if any(len(found) < 2 for found in rows.values()):
+        sys.exit(f"{file} has one seed: models are compared with those of other seeds")
+    if any(YOLO(checkpoint(found[0].folder)).task != "detect" for found in rows.values()):
+        sys.exit(f"{file} trains no detectors of horizontal boxes, the only ones that this compares")
     for lines in table(rows):
         lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
         print("\n".join(f"| {' | '.join(line)} |" for line in lines), end="\n\n")

@@ -107,3 +107,15 @@ def test_a_grid_that_is_not_trained_is_said(ceiling, grid):
         SystemExit, match=r"untrained-s0.* holds no checkpoint: train the grid with experiments/run\.py"
     ):
         ceiling.main(str(grid), str(grid.parent / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "seeds", "message"), [("detect", [0], "one seed"), ("obb", [0, 1], "horizontal boxes")]
+)
+def test_what_it_cannot_compare_is_said(ceiling, grid, tiny, kind, seeds, message):
+    for seed in seeds:
+        shutil.copy(tiny.weights(kind), grid.parent / "runs" / "tiny" / f"uncert-s{seed}" / "weights" / "best.pt")
+    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
+    grid.write_text(yaml.safe_dump({**content, "seeds": seeds}), encoding="utf-8")
+    with pytest.raises(SystemExit, match=message):
+        ceiling.main(str(grid), str(grid.parent / "runs"), "uncert")

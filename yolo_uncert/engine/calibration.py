@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -20,22 +20,13 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.functional.calibrators import Scale, scale_from_dict
 from yolo_uncert.functional.conformal import Conformal
+from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 
 ATTRIBUTE = METADATA_KEY = "sigma_calibration"
 """Attribute of the model object, and key of an exported file's metadata."""
 
-VOTING = (
-    "suppress",
-    "soft_sigma",
-    "iou",
-    "vote_sigma",
-    "vote_iou",
-    "vote_pool",
-    "vote_share",
-    "vote_weight",
-    "vote_merge",
-)
+VOTING = ("suppress", "soft_sigma", "iou", *(f.name for f in fields(RunOptions) if f.name.startswith("vote_")))
 """Run options that change standard deviations when boxes vote."""
 
 SIDES = [2, 3, 2, 3, 4]
