@@ -8,13 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from ultralytics.engine.results import OBB
 from ultralytics.trackers import track
 from ultralytics.trackers.bot_sort import BOTSORT, BOTrack
 from ultralytics.trackers.byte_tracker import BYTETracker, STrack
 from ultralytics.trackers.utils.kalman_filter import KalmanFilterXYAH, KalmanFilterXYWH
 from ultralytics.utils import ROOT, YAML, IterableSimpleNamespace
 
-from yolo_uncert.engine.boxes import UncertBoxes
+from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.functional.boxes import rbox_std
+from yolo_uncert.output.rows import covariance
 
 pytestmark = pytest.mark.seam("tracking/trackers.py", "tracking/tracks.py", "tracking/kalman.py")
 
@@ -57,6 +61,26 @@ def test_settings_may_have_a_section_that_trackers_ignore(kind):
     tracker = cls(args=settings(kind))
     assert tracker.args.uncertainty == {}
     assert len(tracker.update(boxes(), None)) == 1
+
+
+@EACH
+def test_oriented_boxes_come_back_with_the_long_side_as_w_and_sigma_in_step(kind):
+    cls, *_ = KINDS[kind]
+    data = np.array([[300, 200, 40, 100, 0.3, 0.9, 0], [100, 300, 90, 30, 0.2, 0.8, 0]], np.float32)
+    sides = torch.tensor([[0.5, 6, 0.7, 6.5, 0.05, 1, 2], [3, 1, 2, 4, 0.1, 5, -6]])
+    std = rbox_std(sides[:, :4], sides[:, 4], sides[:, 5:], torch.from_numpy(data[:, 4]), angle_known=True)
+    detections = UncertOBB(data, (480, 640), {"std": std, "sides": sides})
+    tracks = cls(settings(kind)).update(detections, None)
+    picked = detections[tracks[:, -1].astype(int)]
+    tracked = picked.adopt(OBB(tracks[:, :-1].astype(np.float32), (480, 640)))
+    assert (tracked.xywhr[:, 2] > tracked.xywhr[:, 3]).all()
+    turned = int(tracks[:, -1].astype(int).tolist().index(0))
+    np.testing.assert_allclose(tracked.xywhr[turned], [300, 200, 100, 40, 0.3 + np.pi / 2], atol=0.01)
+    np.testing.assert_allclose(tracked.std[turned], picked.std[turned][[0, 1, 3, 2, 4]])
+    np.testing.assert_allclose(tracked.std[1 - turned], picked.std[1 - turned])
+    swap = [0, 1, 3, 2, 4]
+    want = covariance(picked)[turned][np.ix_(swap, swap)]
+    np.testing.assert_allclose(covariance(tracked)[turned], want, rtol=1e-4, atol=1e-4)
 
 
 @EACH

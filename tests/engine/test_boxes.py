@@ -10,7 +10,9 @@ import torch
 from ultralytics.engine.results import OBB, Boxes
 
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.functional.boxes import rbox_std
 from yolo_uncert.functional.conformal import Conformal
+from yolo_uncert.output.rows import covariance
 
 SHAPE = (100, 200)  # height, width
 
@@ -223,6 +225,42 @@ class TestAdopt:
         np.testing.assert_allclose(sides[1], want, rtol=1e-6)
         np.testing.assert_allclose(sides[0], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], rtol=1e-6)
         np.testing.assert_allclose(obb.fields["sides"][1], [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6], rtol=1e-6)
+
+    @pytest.mark.parametrize("to_numpy", [False, True])
+    @pytest.mark.parametrize("quarters", range(-5, 6))
+    def test_sigma_follows_the_axes_of_the_box(self, quarters, to_numpy):
+        generator = torch.Generator().manual_seed(quarters + 5)
+        data = torch.rand(6, 7, generator=generator, dtype=torch.float64) + torch.tensor([50, 40, 30, 10, 0, 0, 0])
+        sides = torch.rand(6, 7, generator=generator, dtype=torch.float64) * torch.tensor([3, 3, 3, 3, 0.2, 9, 9])
+        std = rbox_std(sides[:, :4], sides[:, 4], sides[:, 5:], data[:, 4], angle_known=True)
+        obb = UncertOBB(data, SHAPE, {"std": std, "sides": sides})
+        turned = data.clone()
+        turned[::2, 4] += quarters * math.pi / 2
+        swap = [0, 1, 3, 2, 4] if quarters % 2 else [0, 1, 2, 3, 4]
+        turned[::2] = turned[::2][:, [*swap, 5, 6]]
+        found = obb.adopt(OBB(turned.numpy() if to_numpy else turned, SHAPE))
+        # The covariance knows nothing of the code under test: that of the same box, w and h in the other order.
+        want = covariance(obb)
+        want[::2] = want[::2][:, swap][:, :, swap]
+        np.testing.assert_allclose(covariance(found), want, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(np.asarray(found.std) ** 2, want.diagonal(0, 1, 2), rtol=1e-6)
+        assert obb.std is not found.std
+        torch.testing.assert_close(obb.std, std)
+
+    @pytest.mark.parametrize("to_numpy", [False, True])
+    def test_conformal_intervals_follow_the_axes_of_the_box(self, to_numpy):
+        obb = oriented(2)
+        scores = np.arange(1.0, 20)[:, None] * np.array([1, 1, 2, 5, 1])
+        obb = UncertOBB(obb.data, SHAPE, obb.fields, Conformal.fit(scores, np.ones_like(scores)))
+        turned = obb.data[:, [0, 1, 3, 2, 4, 5, 6]].clone()
+        turned[:, 4] += math.pi / 2
+        turned[0] = obb.data[0]
+        tracked = obb.adopt(OBB(turned.numpy() if to_numpy else turned, SHAPE))
+        interval, before = np.asarray(tracked.interval(0.9)), np.asarray(obb.interval(0.9))
+        np.testing.assert_allclose(interval[0], before[0], rtol=1e-6)
+        np.testing.assert_allclose(interval[1, :4], before[1, [0, 1, 3, 2]], rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(tracked[1:].interval(0.9)), interval[1:], rtol=1e-6)
+        assert tracked[:0].interval(0.9).shape == (0, 5, 2)
 
     def test_no_rows(self):
         empty = detect()[:0]

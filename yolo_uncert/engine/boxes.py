@@ -109,10 +109,14 @@ class _UncertTensor(BaseTensor):
             reach = self.std * self._row(gaussian_quantile(level, count, boxwise))
         else:
             # The scores were measured with this floor, too.
-            reach = self.std.clip(SIGMA_MIN) * self._row(self.conformal.quantile(level, boxwise))
+            reach = self.std.clip(SIGMA_MIN) * self._quantiles(self._row(self.conformal.quantile(level, boxwise)))
         centre = self.data[:, :count]
         stack: Any = torch.stack if isinstance(self.data, Tensor) else np.stack
         return stack((centre - reach, centre + reach), -1)
+
+    def _quantiles(self, row: Array) -> Array:
+        """Return the quantiles of each box's coordinates, given one for each coordinate."""
+        return row
 
     def _row(self, values: npt.NDArray[np.floating]) -> Array:
         """Return one value per coordinate in the kind and dtype of ``std``."""
@@ -232,25 +236,52 @@ class UncertOBB(_UncertTensor, OBB):
             return self.fields["sides"][:, :4]
         return None if self.std is None else self.std[:, [2, 3, 2, 3]] / math.sqrt(2)
 
-    def adopt(self, boxes: BaseTensor) -> Self:
-        """Return other boxes for the same rows, with the fields of these; ``sides`` follow the new box axes.
+    def _quantiles(self, row: Array) -> Array:
+        """Exchange those of w and h where the box was turned by a quarter after it was detected."""
+        turned: Any = self.fields.get("turned")
+        if turned is None or not len(row):
+            return row
+        where: Any = torch.where if isinstance(self.data, Tensor) else np.where
+        return where(turned[:, None] == 1, row[[0, 1, 3, 2, 4]], row)
 
-        A tracker continues the angle past the half turn at which the detector's range ends. The box is the same there,
-        but its axes point backwards, so that left and right, top and bottom, and the sign of the offset are exchanged.
+    def adopt(self, boxes: BaseTensor) -> Self:
+        """Return other boxes for the same rows, with the fields of these, which follow the new box axes.
+
+        Ultralytics' trackers take the longer side for w, and continue the angle past the half turn at which the
+        detector's range ends. The box is the same, its axes are turned by quarters: after one, the new left is the old
+        top, w and h are exchanged, and so are the axes of the offset.
         """
         adopted = super().adopt(boxes)
-        if "sides" in adopted.fields:
-            turns = (adopted.data[:, 4] - _like(self.data[:, 4], adopted.data)) / np.pi
-            turned = turns.round() % 2 == 1
-            sides: Any = _copy(adopted.fields["sides"])
-            sides[turned] = sides[turned][:, [2, 3, 0, 1, 4, 5, 6]]
-            sides[turned, 5:] *= -1
-            adopted.fields["sides"] = sides
+        if not adopted.fields:
+            return adopted
+        quarters = ((adopted.data[:, 4] - _like(self.data[:, 4], adopted.data)) / (np.pi / 2)).round() % 4
+        for name in adopted.fields.keys() & QUARTER_TURN.keys():
+            rows: Any = _copy(adopted.fields[name])
+            for turns in (1, 2, 3):
+                order, signs = _turns(name, turns)
+                rows[quarters == turns] = rows[quarters == turns][:, order] * _like(signs, rows)
+            adopted.fields[name] = rows
+        if adopted.conformal is not None and bool((quarters % 2 == 1).any()):
+            adopted.fields["turned"] = quarters % 2
         return adopted
 
 
 BOXES: dict[str, type[UncertBoxes] | type[UncertOBB]] = {"detect": UncertBoxes, "obb": UncertOBB}
 """Boxes by task."""
+
+
+QUARTER_TURN = {"std": [0, 1, 3, 2, 4], "sides": [1, 2, 3, 0, 4, 6, 5]}
+"""Column that each column of a field becomes when the axes of an oriented box turn by a quarter."""
+
+
+def _turns(name: str, quarters: int) -> tuple[list[int], npt.NDArray[np.float32]]:
+    """Return order and signs of the columns of a field after so many quarter turns of the box axes."""
+    columns = np.arange(1, len(QUARTER_TURN[name]) + 1)
+    for _ in range(quarters):
+        columns = columns[QUARTER_TURN[name]]
+        if name == "sides":
+            columns[-1] *= -1  # what lay along the old w lies against the new h
+    return [int(column) for column in abs(columns) - 1], np.sign(columns).astype(np.float32)
 
 
 def _like(value: Array, data: Array) -> Array:
