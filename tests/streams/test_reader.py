@@ -67,6 +67,27 @@ def test_nothing_of_a_recording_is_dropped(tape, read, until):
     assert film.released == 1
 
 
+@pytest.mark.parametrize("stride", [1, 3])
+def test_recording_that_ends_before_its_time_is_reported(tape, read, until, caplog, stride):
+    film = tape(total=50)
+    film.put(*range(24), "garbage", *range(25, 30), None)
+    reader = read(film, Rules(keep=99, stride=stride))
+    until(lambda: reader.done)
+    assert reader.cut == "is damaged, cut off or lost: 30 of 50 frames were read"
+    assert f"cam: {reader.cut}" in caplog.text
+    assert film.opened == 1, "from its start it would come twice"
+
+
+def test_recording_that_nobody_wants_any_more_is_neither_dropped_nor_cut(tape, read, until):
+    film = tape(total=50)
+    film.put(*range(50))
+    reader = read(film)
+    until(lambda: reader.frames == 2)  # one waits in the queue, one for it
+    reader.stop()
+    assert reader.done
+    assert (reader.dropped, reader.cut) == (0, "")
+
+
 def test_recording_on_a_camera_server_comes_at_its_own_pace_and_ends(tape, read, until):
     film = tape(total=3)
     film.put(1, 2, 3, None)

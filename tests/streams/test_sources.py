@@ -71,6 +71,12 @@ def test_list_of_streams_in_a_file(tmp_path):
         open_source("nowhere.streams", Loading())
 
 
+def test_names_are_all_different():
+    sources = ["rtsp://a/b-2", "rtsp://a/b", "rtsp://a/b", 0, 0, "rtsp://a/b-2"]
+    names = open_source(sources, Loading()).sources
+    assert names == ["rtsp_a_b-2", "rtsp_a_b", "rtsp_a_b-3", "camera0", "camera0-2", "rtsp_a_b-2-2"]
+
+
 def test_files(image):
     for source in (image, str(image), image.parent, f"{image.parent}/*.png", [image], [str(image), image]):
         assert type(open_source(source, Loading())) is Files
@@ -106,6 +112,8 @@ def test_screen(monkeypatch):
         def __init__(self, source, channels):
             if source == "screen 7":
                 raise IndexError("no such screen")
+            if source == "screen 9":
+                raise ModuleNotFoundError("No module named 'mss'")
             if source == "screen 8":
                 raise Exception("no display")
 
@@ -115,9 +123,14 @@ def test_screen(monkeypatch):
         open_source("screen 8", Loading())
     with pytest.raises(IndexError):
         open_source("screen 7", Loading())
+    with pytest.raises(ImportError, match=r"source=screen 9 needs mss: pip install 'yolo-uncert\[screen\]'"):
+        open_source("screen 9", Loading())
 
 
 def test_names_are_names_of_files():
     assert stream_name("rtsp://a:b@c/d?e=f#g") == "rtsp_c_d"
+    assert stream_name("rtsp://admin:p@SECRET@10.0.0.5/ch1") == "rtsp_10_0_0_5_ch1"
+    assert stream_name("http://h/v?x=a@b") == "http_h_v"
+    assert stream_name("http://h/a@b") == "http_h_a_b"
     assert stream_name("../../x/y.mp4") == "x_y_mp4"
     assert stream_name("://") == "stream"

@@ -96,6 +96,11 @@ class Streams(LoadStreams):
         """Times that a lost stream came back."""
         return sum(reader.reconnects for reader in self.readers)
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Recordings of which the end is missing, by name, and what is known of it."""
+        return {reader.name: reader.cut for reader in self.readers if reader.cut}
+
     def close(self) -> None:
         """Stop all readers."""
         for reader in self.readers:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ultralytics.utils import LOGGER
 
 from yolo_uncert.streams.capture import FALLBACK_FPS, PUSHED, is_remote, open_capture
+from yolo_uncert.streams.files import TOLERANCE
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 
@@ -79,6 +80,9 @@ class Reader:
     A live stream (camera, network) never waits: when ``rules.keep`` frames are waiting, the oldest is dropped. What has
     an end (a file, a recording on a web server) is not live: nothing of it is dropped, the thread waits.
 
+    Attributes:
+        cut: What is missing of a recording that ended before its time, or nothing.
+
     Args:
         source: Camera number, stream address, or path of a video.
         name: Name in messages.
@@ -99,6 +103,7 @@ class Reader:
         self.fps = FALLBACK_FPS
         self.dropped = self.reconnects = 0
         self.done = False
+        self.cut = ""
         self._source, self._rules, self._open = source, rules, opener
         self._piped = str(source).startswith("pipe:")
         self._news = news or Condition()
@@ -171,11 +176,14 @@ class Reader:
                 return
             began = time.monotonic()
             try:
-                self._describe(capture)
-                self._read(capture)
+                total = self._describe(capture)
+                grabbed = self._read(capture)
             finally:
                 capture.release()
-            if self._ends or self._stopped.is_set():
+            if self._stopped.is_set():
+                return
+            if self._ends:
+                self._check_length(grabbed, total)
                 return
             pauses = delays() if time.monotonic() - began > STABLE else pauses
             capture = None
@@ -208,20 +216,29 @@ class Reader:
             capture.release()
         return None
 
-    def _describe(self, capture: Any) -> None:
-        """Learn the rate of the stream, and whether it is live and has an end."""
+    def _check_length(self, grabbed: int, total: int) -> None:
+        """Report a recording that ended before its time; from its start it would come twice."""
+        if total - grabbed > max(TOLERANCE * total, 1):
+            self.cut = f"is damaged, cut off or lost: {grabbed} of {total} frames were read"
+            LOGGER.warning(f"{self.name}: {self.cut}")
+
+    def _describe(self, capture: Any) -> int:
+        """Learn the rate of the stream, and whether it is live and has an end; return its frames, 0 if it has none."""
         fps, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.fps = fps if 0 < fps < 1000 else FALLBACK_FPS  # a 90 kHz clock is no rate, and NaN fails both
         # FFmpeg reports a huge negative number where there is no end, V4L2 reports -1.
         self._ends = self._piped or (math.isfinite(total) and total > 0)
         self.live = not self._ends or str(self._source).startswith(tuple(f"{scheme}://" for scheme in PUSHED))
+        return int(total) if math.isfinite(total) and total > 0 else 0
 
-    def _read(self, capture: Any) -> None:
-        """Read until there is no more."""
+    def _read(self, capture: Any) -> int:
+        """Read until there is no more, and return how many frames there were."""
+        grabbed = 0
         while not self._stopped.is_set():
             for _ in range(self._rules.stride):
                 if not capture.grab():
-                    return
+                    return grabbed
+                grabbed += 1
             captured, self._alive = time.perf_counter(), time.monotonic()
             read, image = capture.retrieve()
             if not read or image is None:
@@ -229,12 +246,15 @@ class Reader:
             if self._rules.channels == 1:
                 image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
             self._put(Frame(image, self._count, captured))
+        return grabbed
 
     def _put(self, frame: Frame) -> None:
         with self._news:
             self._count += 1
             while not self.live and len(self._queue) >= self._rules.keep and not self._stopped.is_set():
                 self._news.wait()
+            if not self.live and self._stopped.is_set():
+                return  # nobody wants it any more, so it is not dropped either
             while len(self._queue) >= self._rules.keep:
                 self._queue.popleft()
                 self.dropped += 1

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,7 +78,8 @@ def open_source(source: Any, how: Loading) -> Any:
 
 def stream_name(source: str | int) -> str:
     """Return a name for messages and files, without the user name and password that an address may hold."""
-    address = re.sub(r"//[^/@]*@", "//", str(source)).partition("?")[0]
+    # As in FFmpeg the last @ before the path ends them: a password may hold others.
+    address = re.sub(r"//[^/?#]*@", "//", str(source)).partition("?")[0]
     name = re.sub(r"[^\w-]+", "_", address).strip("_")
     return f"camera{name}" if name.isnumeric() else name or "stream"
 
@@ -102,8 +104,7 @@ def _streams(sources: Sequence[Any], how: Loading) -> Streams:
     names: list[str] = []
     for source in sources:
         name = stream_name(source)
-        same = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in names)
-        names.append(f"{name}-{same + 1}" if same else name)
+        names.append(next(free for free in chain([name], (f"{name}-{k}" for k in count(2))) if free not in names))
     keep = BUFFER if how.buffer else 1
     return Streams(sources, names, Rules(keep, how.stride, how.patience, how.channels), how.most)
 
@@ -119,7 +120,9 @@ def _read_list(file: Path) -> list[str]:
 def _screen(source: str, channels: int) -> LoadScreenshots:
     try:
         loader = LoadScreenshots(source, channels=channels)
-    except (ImportError, ValueError, IndexError):
+    except ImportError as error:
+        raise ImportError(f"source={source} needs mss: pip install 'yolo-uncert[screen]'") from error
+    except (ValueError, IndexError):
         raise
     except Exception as error:
         # The errors of the capture library have no base class but Exception.
