@@ -61,7 +61,7 @@ class GaussianOptions:
     spread: bool = option(False, "Tell the branch the spread of the side distributions, too (needs DFL).")
     warmup_epochs: float = option(0.0, "Epochs over which the term's weight rises from 0 to gain.", low=0.0)
     init_sigma: float = option(0.2, "Initial standard deviation of a side in grid units.", low=0.01, high=100.0)
-    init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.001, high=3.2)
+    init_angle_sigma: float = option(0.1, "Initial standard deviation of the OBB angle, rad.", low=0.007, high=3.2)
     lr_mult: float = option(10.0, "Learning rate of the branch over that of the model.", low=0.0)
     label_std: float | list[float] | None = option(
         None, "Standard deviation of the labels' sides in pixels at imgsz, for all classes or a list (loss: kl_target)."

@@ -163,6 +163,17 @@ def test_an_angle_just_below_the_range_stays_inside_it():
     assert not swapped.any()
 
 
+@pytest.mark.parametrize("name", ["le135", "ultralytics"])
+def test_an_angle_whose_sum_rounds_to_the_end_of_the_range_stays_inside_it(name):
+    # The greatest float32 below pi/4: with pi/2 it rounds to 3pi/4, which is excluded.
+    angle = torch.nextafter(torch.tensor(math.pi / 4), torch.tensor(0.0)).item()
+    found, swapped = to_convention(torch.tensor([[0.0, 0, 20, 40, angle]]), name)
+    assert in_range(found, name)
+    assert found[0, 2:4].tolist() == [40, 20]
+    assert swapped.all()
+    assert torch.equal(to_convention(found, name)[0], found)
+
+
 def test_spreads_follow_their_sides():
     boxes = torch.cat((box(40, 20, 30), box(20, 40, 30)))
     std = torch.tensor([[1.0, 2, 3, 4, 5]]).expand(2, 5)

@@ -78,6 +78,12 @@ def test_extremes_stay_finite(residual, sigma):
     assert all(math.isfinite(value) for value in asdict(summarise(residual, sigma, np.ones(len(sigma)))).values())
 
 
+def test_a_sigma_below_the_floor_is_as_good_as_a_constant_after_its_factor():
+    residual = np.random.default_rng(0).normal(size=(400, 4))
+    summary = summarise(residual, np.full((400, 4), 1e-4))
+    assert summary.nll_calibrated == pytest.approx(summary.nll_constant, abs=0.01)
+
+
 def test_inputs_are_not_mutated(sample):
     residual, sigma = sample
     before = residual.copy(), sigma.copy()

@@ -123,6 +123,15 @@ def test_tensors_that_do_not_fit(build, save, suffix):
         load_tensors(build("yolo11n.yaml", "detect"), path)
 
 
+def test_a_fused_model_is_refused(build, save):
+    source = build("yolo11n.yaml", "detect", {"gaussian": {}}, seed=1).fuse()
+    model = build("yolo11n.yaml", "detect", {"gaussian": {}})
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="no batch normalisation: its convolutions were fused"):
+        load_tensors(model, save(source.state_dict(), ".npz"))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_an_empty_file(build, save):
     with pytest.raises(ValueError, match="only 0 of the 0 tensors"):
         load_tensors(build("yolo11n.yaml", "detect"), save({}, ".npz"))

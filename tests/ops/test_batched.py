@@ -42,6 +42,18 @@ def test_a_list_of_images(images, method) -> None:
     assert batched_suppress([], []) == []
 
 
+@pytest.mark.parametrize("kind", [np.stack, lambda images: torch.from_numpy(np.stack(images))])
+def test_images_of_as_many_boxes_may_be_stacked(images, kind) -> None:
+    boxes, scores, classes, variances, ious = (
+        kind([x[:30] for x in column[::3]]) for column in zip(*images, strict=True)
+    )
+    options = Suppression("iou-guided", vote="var")
+    for row, kept in enumerate(batched_suppress(boxes, scores, classes, variances, options, ious=ious)):
+        alone = suppress(boxes[row], scores[row], classes[row], variances[row], options, ious=ious[row])
+        assert kept.index.tolist() == alone.index.tolist()
+        assert kept.boxes.tolist() == alone.boxes.tolist()
+
+
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
 def test_an_array_of_images(images, kind) -> None:
     boxes, scores, classes, variances, _, number = map(kind, flat(images))

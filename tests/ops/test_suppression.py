@@ -157,6 +157,21 @@ def test_iou_guided_by_hand() -> None:
     assert kept.scores.tolist() == [0.9, 0.6]
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+def test_a_predicted_iou_that_is_no_number_is_rejected(order, backend, caplog) -> None:
+    boxes, scores = np.array([[0.0, 0, 10, 10], [0, 0, 10, 9.9], [0, 0, 10, 9.8]]), np.array([0.5, 0.6, 0.9])
+    ious = np.array([0.5, np.nan, 0.9])
+    kept = suppress(boxes[order], scores[order], options=Suppression("iou-guided"), ious=ious[order], backend=backend)
+    assert np.array(order)[kept.index].tolist() == [2]
+    assert "rejected 1 of 3 candidates" in caplog.text
+
+
+def test_lists_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="scores must be a numpy array or a torch tensor, not list"):
+        soft_nms(np.zeros((1, 4)), [0.5])
+
+
 def test_of_equal_candidates_the_first_is_kept() -> None:
     boxes, scores = np.tile([[5.0, 5, 9, 9]], (6, 1)), np.full(6, 0.5)
     kept = suppress(boxes, scores, np.array([1, 1, 0, 0, 1, 0]), None, Suppression("hard"))

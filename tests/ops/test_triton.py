@@ -101,6 +101,13 @@ def test_identical_boxes_and_scores_go_by_index(scenes) -> None:
     assert kept.index.tolist() == [0, 1, 2]
 
 
+def test_a_predicted_iou_that_is_no_number_is_rejected(scenes, caplog) -> None:
+    boxes, scores, classes, variances, ious = scenes.horizontal(3, 12)
+    ious[4] = np.nan
+    check([(boxes, scores, classes, variances, ious)], Suppression("iou-guided", vote="var"))
+    assert "rejected 1 of 12 candidates" in caplog.text
+
+
 @pytest.mark.parametrize("method", ["hard", "iou-guided"])
 def test_only_the_best_candidates_take_part(scenes, method) -> None:
     boxes, scores, *rest = scenes.horizontal(5, 40, "dense")

@@ -98,6 +98,8 @@ def to_convention(xywhr: Tensor, convention: str) -> tuple[Tensor, Tensor]:
     if long_edge:
         short = width < height
         angle = torch.where(short, angle + _QUARTER, angle)
+        # The sum may round up to the excluded end.
+        angle = torch.where(angle >= high, _not_below(angle - 2 * _QUARTER, low), angle)
         width, height, swapped = torch.where(short, height, width), torch.where(short, width, height), swapped ^ short
     return torch.cat((centre, width, height, angle), dim=-1), swapped.squeeze(-1)
 
@@ -136,6 +138,11 @@ def _into_quarter(angle: Tensor, low: float) -> tuple[Tensor, Tensor]:
     turns = torch.floor((angle - low) / _QUARTER)
     angle = angle - turns * _QUARTER
     # The rounding of both lines may leave the angle a last digit below the range, or at its excluded end.
-    angle = angle + (low - angle).clamp(min=0).detach()
+    angle = _not_below(angle, low)
     beyond = angle >= low + _QUARTER
     return torch.where(beyond, angle - _QUARTER, angle), (turns + beyond).remainder(2) == 1
+
+
+def _not_below(angle: Tensor, low: float) -> Tensor:
+    """Lift an angle to the end of its range without touching its gradient."""
+    return angle + (low - angle).clamp(min=0).detach()

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_uncert.functional.reliability import calibration_error, coverage
-from yolo_uncert.functional.residuals import fit_temperature, rank_correlation
+from yolo_uncert.functional.residuals import SIGMA_MIN, fit_temperature, rank_correlation
 from yolo_uncert.functional.scoring import checked, energy_score, nll
 from yolo_uncert.functional.sparsification import ause
 
@@ -91,7 +91,7 @@ def summarise(residual: Array, sigma: Array, size: Array | None = None) -> Sigma
         spearman=rank_correlation(sigma, error),
         nll=float(nll(residual, sigma).mean()),
         temperature=temperature,
-        nll_calibrated=float(nll(residual, sigma * temperature).mean()),
+        nll_calibrated=float(nll(residual, np.maximum(sigma, SIGMA_MIN) * temperature).mean()),
         nll_constant=float(nll(residual, constant).mean()),
         energy=float(energy_score(residual, sigma, ENERGY_SAMPLES).mean()),
         **{name: float(share) for name, share in zip(COVERAGE_LEVELS, covered, strict=True)},

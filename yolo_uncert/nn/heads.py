@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
+from yolo_uncert.config import OptionError
 from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
@@ -50,6 +51,8 @@ class _Branches(Detect):
         The global random state is left as it was, so that a model with branches starts from the same stock weights and
         sees the same batches as the stock model of the same seed.
         """
+        if self.cv2 is None:
+            raise OptionError(f"{where}: this end-to-end model was fused for inference; load its file again")
         angle = getattr(self, "cv4", None)
         spec = HeadSpec(
             self.task,

@@ -51,8 +51,8 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
         Number of tensors copied.
 
     Raises:
-        ValueError: Fewer than half of the file's tensors fit, so it belongs to another architecture; the model is left
-            as it was. (Some tensors of any detector fit any other: names and widths repeat.)
+        ValueError: Fewer than half of the file's tensors fit, so it belongs to another architecture (some tensors of
+            any detector fit any other: names and widths repeat), or it holds a fused model. This one is left as it was.
     """
     own = model.state_dict()
     tensors = read_tensors(path)
@@ -62,6 +62,15 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
             f"only {len(fitting)} of the {len(tensors)} tensors in {path} fit this model by name and shape: "
             "they belong to another architecture or scale"
         )
+    if any(map(_is_batch_norm, own)) and not any(map(_is_batch_norm, tensors)):
+        raise ValueError(
+            f"{path} has no batch normalisation: its convolutions were fused with it for inference, and the rest would "
+            "not fit them. Save the state_dict of the model that is not fused"
+        )
     model.load_state_dict(fitting, strict=False)
     LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {path}")
     return len(fitting)
+
+
+def _is_batch_norm(name: str) -> bool:
+    return name.endswith(".running_var")

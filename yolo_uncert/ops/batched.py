@@ -48,8 +48,8 @@ def batched_suppress(
     for name, values in {"scores": scores, "classes": classes, "variances": variances, "ious": ious}.items():
         if values is not None and len(values) != count:
             raise ValueError(f"{name} must have one entry for each of the {count} images; got {len(values)}")
-    none = [None] * count
-    rows = list(zip(boxes, scores, classes or none, variances or none, ious or none, strict=True))
+    given = ([None] * count if values is None else values for values in (classes, variances, ious))
+    rows = list(zip(boxes, scores, *given, strict=True))
     if count and (device := get_device_backend(backend)):
         check_guided(options, ious)
         return device.suppress_images(rows, options)

@@ -56,6 +56,7 @@ class CheckedCandidates:
         variances: ``[N, 4]`` or ``[N, 5]`` as the boxes, or ``[N, 0]``. An infinite angle variance is an unknown one.
         usable: ``[N]``, false for rejected candidates.
         single: The boxes come in float32 or less.
+        rank: ``[N]``, what picks go by: predicted IoUs, or the scores.
     """
 
     boxes: Floats
@@ -64,9 +65,12 @@ class CheckedCandidates:
     variances: Floats
     usable: NDArray[np.bool_]
     single: bool
+    rank: Floats
 
     @classmethod
-    def of(cls, boxes: Array, scores: Array, classes: Array | None, variances: Array | None) -> CheckedCandidates:
+    def of(
+        cls, boxes: Array, scores: Array, classes: Array | None, variances: Array | None, ious: Array | None = None
+    ) -> CheckedCandidates:
         """Check and convert candidates; a warning counts those that are not finite.
 
         Raises:
@@ -75,13 +79,15 @@ class CheckedCandidates:
         """
         check_shapes(boxes, scores, classes, variances)
         box, score, variance = floats(boxes), floats(scores), _variances(variances, boxes)
+        rank = score if ious is None else column("ious", ious, len(box))
         return cls(
             boxes=box,
             scores=score,
             labels=np.zeros(len(box), np.int64) if classes is None else label("classes", classes, len(box)),
             variances=variance,
-            usable=_usable(box, score, variance),
+            usable=_usable(box, score, variance, rank),
             single=is_single(boxes),
+            rank=rank,
         )
 
     @property
@@ -202,8 +208,11 @@ def check_count(name: str, values: Any, count: int) -> None:
     """Check that there is one number per candidate.
 
     Raises:
+        TypeError: If the values are neither an array nor a tensor.
         ValueError: If the shape is not ``[count]``.
     """
+    if not isinstance(values, (np.ndarray, Tensor)):
+        raise TypeError(f"{name} must be a numpy array or a torch tensor, not {type(values).__name__}")
     if tuple(values.shape) != (count,):
         raise ValueError(f"{name} must be [{count}], one per box; got {list(values.shape)}")
 
@@ -212,7 +221,7 @@ def warn_rejected(rejected: int, count: int) -> None:
     """Log a warning that counts the rejected candidates of an image, if there are any."""
     if rejected:
         LOGGER.warning(
-            "rejected %d of %d candidates: box, score or variance is not finite, or a variance is negative",
+            "rejected %d of %d candidates: box, score, variance or IoU is not finite, or a variance is negative",
             rejected,
             count,
         )
@@ -232,15 +241,16 @@ def _variances(variances: Any, boxes: Any) -> Floats:
     return values if variances.shape == boxes.shape else np.column_stack((values, np.full(len(boxes), np.inf)))
 
 
-def _usable(boxes: Floats, scores: Floats, variances: Floats) -> NDArray[np.bool_]:
+def _usable(boxes: Floats, scores: Floats, variances: Floats, rank: Floats) -> NDArray[np.bool_]:
     """``[N]``: whether all numbers of a candidate are finite and no variance is negative."""
     known = variances
     # The infinite angle variances that stand for unknown ones are no broken numbers.
     if variances.shape[1] == 5 and (unknown := np.isposinf(variances[:, 4])).any():
         known = variances.copy()
         known[unknown, 4] = 0
-    if not (_fine(boxes) and _fine(scores) and _fine(known) and np.minimum.reduce(known, axis=None, initial=0) >= 0):
-        usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+    fine = all(_fine(values) for values in (boxes, scores, known) + ((rank,) if rank is not scores else ()))
+    if not (fine and np.minimum.reduce(known, axis=None, initial=0) >= 0):
+        usable = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & np.isfinite(rank)
         usable &= (np.isfinite(known) & (known >= 0)).all(axis=1)
         warn_rejected(len(usable) - int(usable.sum()), len(usable))
         return usable

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from yolo_uncert.ops.backend import Floats, Ints, get_backend, get_device_backend
-from yolo_uncert.ops.candidates import Array, CheckedCandidates, Kept, column, restore, restore_index
+from yolo_uncert.ops.candidates import Array, CheckedCandidates, Kept, restore, restore_index
 from yolo_uncert.ops.options import Rules, Suppression
 
 DEFAULT = Suppression()
@@ -61,9 +61,8 @@ def suppress(
     check_guided(options, ious)
     if device := get_device_backend(backend):
         return device.suppress_images([(boxes, scores, classes, variances, ious)], options)[0]
-    candidates = CheckedCandidates.of(boxes, scores, classes, variances)
-    rank = candidates.scores if ious is None else column("ious", ious, len(candidates.boxes))
-    kept = _solve(candidates, rank, options, backend)
+    candidates = CheckedCandidates.of(boxes, scores, classes, variances, ious)
+    kept = _solve(candidates, options, backend)
     return _as_given(kept, boxes, scores, variances)
 
 
@@ -109,15 +108,13 @@ def soft_nms(
     return kept.index, kept.scores
 
 
-def _solve(
-    candidates: CheckedCandidates, rank: Floats, options: Suppression, backend: str
-) -> tuple[Ints, Floats, Floats, Floats]:
+def _solve(candidates: CheckedCandidates, options: Suppression, backend: str) -> tuple[Ints, Floats, Floats, Floats]:
     solver, boxes, scores = get_backend(backend), candidates.boxes, candidates.scores
     rules = Rules.of(options, len(boxes), single=candidates.single, variances=candidates.has_variances)
     labels = candidates.taking_part(options.score_threshold, options.max_nms, agnostic=options.agnostic)
     votes = candidates.votes(options.weight, fused=rules.fused) if rules.vote else (candidates.variances,) * 2
     now = rules._replace(vote=rules.vote and options.vote_pool == "alive")
-    index, kept_scores, kept_boxes, variances = solver.suppress(boxes, rank, scores, labels, votes, now)
+    index, kept_scores, kept_boxes, variances = solver.suppress(boxes, candidates.rank, scores, labels, votes, now)
     if not rules.vote:
         kept_boxes, variances = boxes[index], candidates.variances[index]
     elif not now.vote:

@@ -142,7 +142,8 @@ def _batch(images: Sequence[Image], options: Suppression) -> _Batch:
     variances = boxes.new_empty((len(boxes), 0))
     if images[0].variances is not None:
         variances = torch.cat([_sides(image.variances, boxes.shape[1], device) for image in images])
-    usable = _usable(boxes, scores, variances, number, len(sizes))
+    rank = scores if images[0].ious is None else _join([image.ious for image in images], device)
+    usable = _usable(boxes, scores, variances, number, len(sizes)) & rank.isfinite()
     rejected = torch.zeros(len(sizes), dtype=torch.int64, device=device).index_add_(0, number, (~usable).long())
     boxes, variances = (torch.where(usable[:, None], values, 0.0) for values in (boxes, variances))
     scores = torch.where(usable, scores, 0.0)
@@ -151,7 +152,6 @@ def _batch(images: Sequence[Image], options: Suppression) -> _Batch:
         if end - start > options.max_nms:
             order = torch.where(mask[start:end], scores[start:end], -1.0).argsort(descending=True, stable=True)
             mask[start:end][order[options.max_nms :]] = False
-    rank = scores if images[0].ious is None else _join([image.ious for image in images], device)
     return _Batch(boxes, scores, labels, variances, torch.where(mask, rank, -torch.inf), usable, rejected, starts)
 
 
