@@ -6,10 +6,14 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.ExifTags import Base
+from ultralytics.utils.patches import imread
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.pixels import choose_look, read_tile
-from yolo_uncert.scenes.raster import GdalRaster, ImageRaster, SceneError, open_raster, pick_bands
+from yolo_uncert.scenes.raster import GdalRaster, ImageRaster, open_raster, pick_bands
 from yolo_uncert.scenes.tiles import Tile
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
@@ -153,6 +157,31 @@ def test_a_truncated_image_does_not_come_back_as_grey(tmp_path, monkeypatch, suf
         open_raster(file) as raster,
     ):
         shown(raster, tile=Tile(0, 0, 500, 600))
+
+
+@pytest.mark.parametrize("with_rasterio", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_as_its_camera_was_held(tmp_path, monkeypatch, orientation, with_rasterio):
+    if with_rasterio:
+        pytest.importorskip("rasterio")
+    else:
+        monkeypatch.setitem(sys.modules, "rasterio", None)
+    file, exif = tmp_path / "scene.jpg", Image.Exif()
+    exif[Base.Orientation] = orientation
+    Image.fromarray(smooth(64, 48)).save(file, exif=exif, quality=95, subsampling=0)
+    upright = imread(str(file))  # what predict, val and prepare read
+    with open_raster(file) as raster:
+        assert (raster.height, raster.width) == upright.shape[:2]
+        np.testing.assert_allclose(shown(raster, tile=Tile(0, 0, raster.width, raster.height)), upright, atol=8)
+
+
+def test_a_folder_without_rasters(tmp_path):
+    pytest.importorskip("rasterio")
+    with (
+        pytest.raises(SceneError, match="is a folder in which no file has the ending of a raster"),
+        open_raster(tmp_path),
+    ):
+        pass
 
 
 def test_a_truncated_tiff_of_jpeg_tiles(write_tif):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from yolo_uncert.scenes.detect import detect_scene
-from yolo_uncert.scenes.raster import Georeference, SceneError
+from yolo_uncert.scenes.images import SceneError
+from yolo_uncert.scenes.raster import Georeference
 from yolo_uncert.scenes.result import SceneResult
 from yolo_uncert.scenes.several import detect_scenes
 

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from yolo_uncert.config import OptionError
-from yolo_uncert.scenes.raster import Raster, SceneError
+from yolo_uncert.scenes.images import SceneError
+from yolo_uncert.scenes.raster import Raster
 from yolo_uncert.scenes.tiles import Tile
 
 OVERVIEW = 1024

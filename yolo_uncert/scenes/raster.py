@@ -9,22 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.scenes.images import SceneError, check_end, is_turned, read_upright, read_whole
 from yolo_uncert.scenes.tiles import Tile
 
 CACHE = 256
 """Megabytes that GDAL may keep of what it has read: by default it takes a share of the machine's memory."""
-
-
-class SceneError(OSError):
-    """A scene cannot be read, or holds nothing to look at."""
 
 
 @dataclass(frozen=True)
@@ -165,18 +159,24 @@ def open_raster(source: str | Path | npt.NDArray[Any]) -> Iterator[Raster]:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
-        yield _checked(ImageRaster(_read_whole(name)), name)
+        yield _checked(ImageRaster(read_whole(name)), name)
         return
     with rasterio.Env(GDAL_CACHEMAX=CACHE), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # the results say so
         try:
             dataset = rasterio.open(name)
         except RasterioError as error:
+            if Path(name).is_dir():
+                raise SceneError(f"{name} is a folder in which no file has the ending of a raster") from error
             raise SceneError(f"{name} is no raster that can be read, or damaged: {error}") from error
         with dataset:
             if dataset.driver == "PNG" and Path(name).is_file():
-                _check_end(name)
-            yield _checked(GdalRaster(dataset, name), name)
+                check_end(name)
+            raster: Raster = GdalRaster(dataset, name)
+            if raster.geo is None and is_turned(name):
+                LOGGER.info(f"{name} is read as a whole, and turned as its camera says (EXIF)")
+                raster = ImageRaster(read_upright(name))
+            yield _checked(raster, name)
 
 
 def pick_bands(count: int, bands: Sequence[int] | int | None) -> tuple[int, int, int]:
@@ -203,37 +203,3 @@ def _checked(raster: Raster, name: str) -> Raster:
         said = wrong[0] if wrong else "no kind"
         raise SceneError(f"{name} has pixels of type {said}: only integers and floats can be shown to a model")
     return raster
-
-
-def _read_whole(name: str) -> npt.NDArray[Any]:
-    """Read an image with OpenCV."""
-    LOGGER.info(
-        f"{name} is read as a whole and without georeference, because rasterio is not installed: "
-        "pip install 'yolo-uncert[geo]'"
-    )
-    try:
-        image = cv2.imread(name, cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise SceneError(f"{name} cannot be read as a whole; pip install 'yolo-uncert[geo]': {error}") from error
-    if image is None:
-        raise SceneError(f"{name} is no image that OpenCV reads, or damaged; pip install 'yolo-uncert[geo]' reads more")
-    _check_end(name)
-    return image
-
-
-def _check_end(name: str) -> None:
-    """Refuse a PNG or JPEG whose end is missing: GDAL fills the one with noise, OpenCV the other with grey.
-
-    Raises:
-        SceneError: It is cut off or damaged.
-    """
-    with Path(name).open("rb") as file:
-        start = file.read(2)
-        file.seek(0)
-        try:
-            if start == b"\x89P":
-                PngImageFile(file).verify()
-            elif start == b"\xff\xd8":
-                JpegImageFile(file).load()
-        except (OSError, SyntaxError) as error:
-            raise SceneError(f"{name} is damaged or cut off: {error}") from error

@@ -12,10 +12,11 @@ from yolo_uncert.engine.boxes import BOXES, UncertBoxes, UncertOBB
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.scenes.finder import Finder
+from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.merge import Merger
 from yolo_uncert.scenes.pixels import Look, read_tile
 from yolo_uncert.scenes.progress import Progress, State
-from yolo_uncert.scenes.raster import Raster, SceneError
+from yolo_uncert.scenes.raster import Raster
 from yolo_uncert.scenes.result import SceneResult
 from yolo_uncert.scenes.tiles import Tile
 

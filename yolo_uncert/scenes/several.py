@@ -15,7 +15,7 @@ from yolo_uncert.evaluation import DotaDetections, write_dota
 from yolo_uncert.model import YOLO
 from yolo_uncert.scenes.detect import check_switches, detect_scene, origin, settings
 from yolo_uncert.scenes.finished import Finished
-from yolo_uncert.scenes.raster import SceneError
+from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.result import DOTA, INTERVAL_LEVEL, SceneResult, class_names, name_of
 from yolo_uncert.scenes.targets import check_targets
 
