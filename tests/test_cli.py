@@ -71,6 +71,8 @@ def model(monkeypatch):
         ("demo out=here", ("demo", {"out": "here"})),
         ("demo out=2024 data_root=1e3", ("demo", {"out": "2024", "data_root": "1e3"})),
         ("demo out=None", ("demo", {"out": None})),
+        ("val sigma_source=none score_fusion = none", ("val", {"sigma_source": "none", "score_fusion": "none"})),
+        ("val classes=none", ("val", {"classes": None})),
         ("predict half=True line_thickness=2", ("predict", {"quantize": 16, "line_width": 2})),
         ("calibrate level=0.8 remove=True", ("calibrate", {"level": 0.8, "remove": True})),
     ],
@@ -160,6 +162,13 @@ def test_results_are_streamed_and_saved(model, mode):
     assert model[3] == (mode, {"stream": True, "save": False, "source": "v.mp4"})
 
 
+def test_a_folder_whose_name_is_a_number_is_no_camera(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    assert main(["predict", "model=a.pt", "source=2024"]) == 0
+    assert model[1][1]["source"] == "./2024"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -182,6 +191,12 @@ def test_results_are_streamed_and_saved(model, mode):
         ("train model=yolov8n-uncert.yaml data=nowhere.yaml", "no data yaml named 'nowhere.yaml'"),
         ("train model=yolov8n-uncert.yaml data=bccd.yaml data_root=/nowhere", "no local copy of the data set"),
         ("predict model=yolov8n.yaml source=x.jpg iou_alpha=3", "iou_alpha must be at most 1.0"),
+        ("predict model=yolov8n.yaml source=x.jpg batch=0", "batch must be at least 1 image, not 0"),
+        ("track model=yolov8n.yaml source=x.jpg batch=-1", "batch must be at least 1 image, not -1"),
+        ("predict model=yolov8n.yaml source=x.jpg classes=99", "no class '99'"),
+        ("predict model=yolov8n-cls.yaml source=x.jpg var_vote", "var_vote is for models of task detect or obb"),
+        ("val model=yolov8n-seg.yaml data=x.yaml sigma_source=none", "not segment"),
+        ("track model=yolov8n.yaml source=x.jpg tracker=3", "no tracker yaml named '3'"),
         ("train cfg=nowhere.yaml", "nowhere.yaml"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from yolo_uncert.compare import Interval, Variant, _settings, _short, _variants, compare, table, write
 from yolo_uncert.config import OptionError
 from yolo_uncert.functional.records import Matches, Scored
+from yolo_uncert.model import YOLO
 
 QUIET = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}
 
@@ -96,6 +97,26 @@ def test_settings_of_one_model(tiny, tmp_path, caplog):
     assert variants[1].gains["AP"].value == pytest.approx(gain)
     assert "gain over suppress=hard" in "\n".join(caplog.messages)
     assert (tmp_path / "comparison.json").is_file()
+
+
+def test_none_is_a_value_of_its_own():
+    assert _settings({"sigma_source": "dfl,none"}) == [{"sigma_source": "dfl"}, {"sigma_source": "none"}]
+    assert _settings({"score_fusion": "none, quality"}) == [{"score_fusion": "none"}, {"score_fusion": "quality"}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iou": "0.7,7"}, "'iou=7' is an invalid value"),
+        ({"iou": "0.7,0.6", "out": "file"}, "out: cannot write to file"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_validation(tiny, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("validated"))
+    with pytest.raises((OSError, ValueError), match=message):
+        compare(f"{tiny.weights('detect')},", data=str(tiny.data("detect")), **options, **QUIET)
 
 
 def test_a_model_with_and_without_sigma(tiny, tmp_path):

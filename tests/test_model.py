@@ -159,6 +159,20 @@ def test_an_unknown_class_is_named(tiny, image):
             call()
 
 
+@pytest.mark.parametrize("classes", [9, [0, 9], [1.5], torch.tensor([9])])
+def test_numbers_of_classes_are_looked_at_too(tiny, image, classes):
+    model = YOLO(tiny.weights("detect"))
+    with pytest.raises(OptionError, match=r"no class '(9|1.5)'.*This model has: 0 disc, 1 plate"):
+        model(image, classes=classes, **QUIET)
+    assert len(model(image, classes=0, conf=0.01, **QUIET)[0].boxes)
+
+
+def test_our_options_are_refused_for_other_tasks(image):
+    model = YOLO("yolo11n-cls.yaml")
+    with pytest.raises(OptionError, match="predict: sigma_source is for models of task detect or obb, not classify"):
+        model(image, sigma_source="dfl", **QUIET)
+
+
 def test_data_of_the_training_are_the_default_of_a_validation(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr("ultralytics.engine.model.Model.val", lambda self, validator=None, **given: seen.update(given))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics.cfg import TASKS, _handle_deprecation, merge_equals_args, parse_key_value_pair
-from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, YAML
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RUNS_DIR, YAML
 from ultralytics.utils.checks import check_yaml
 from ultralytics.utils.files import increment_path
 
@@ -26,7 +26,7 @@ from yolo_uncert.help import mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.modes import MODES
 from yolo_uncert.paths import list_assets
-from yolo_uncert.run_options import RunOptions
+from yolo_uncert.run_options import RunOptions, chooses_none
 from yolo_uncert.scenes import detect_scene, detect_scenes
 from yolo_uncert.scenes.several import names_several
 from yolo_uncert.streams.signals import sigterm_as_interrupt
@@ -139,7 +139,8 @@ def _key_value(text: str) -> tuple[str, Any]:
         key, value = parse_key_value_pair(text)
     except AssertionError as error:
         raise OptionError(str(error)) from error
-    return key, text.partition("=")[2].strip() if key in FOLDERS and value is not None else value
+    given = text.partition("=")[2].strip()
+    return key, given if (key in FOLDERS and value is not None) or chooses_none(key, given) else value
 
 
 def _load(options: dict[str, Any]) -> YOLO:
@@ -177,6 +178,8 @@ def _stream(mode: str) -> Callable[[dict[str, Any]], None]:
     def run(options: dict[str, Any]) -> None:
         if options.get("source") is None:
             raise OptionError("source= is missing: an image, video, folder, stream address or camera number")
+        if isinstance(options["source"], int) and Path(str(options["source"])).exists():
+            options["source"] = f"./{options['source']}"  # a folder named 2024, and no camera
         model = _load(options)
         with sigterm_as_interrupt(), closing(getattr(model, mode)(stream=True, **{"save": True, **options})) as results:
             frames = sum(1 for _ in results)
@@ -191,7 +194,7 @@ def _scene(options: dict[str, Any]) -> None:
         raise OptionError("source= is missing: a raster or image, or a folder, pattern or list of them")
     source, folder = str(options.pop("source")), options.pop("out", None)
     if not folder:
-        folder = increment_path(Path("runs") / "scene")
+        folder = increment_path(RUNS_DIR / "scene")
         LOGGER.info(f"a run that is stopped goes on with out={folder}")
     model = _load(options)
     if names_several(source):

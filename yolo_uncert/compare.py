@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ultralytics.cfg import smart_value
-from ultralytics.utils import LOGGER
+from ultralytics.cfg import get_cfg, smart_value
+from ultralytics.utils import LOGGER, RUNS_DIR
 from ultralytics.utils.files import increment_path
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
-from yolo_uncert.engine.options import check_options
-from yolo_uncert.files import plain, replacing
+from yolo_uncert.engine.options import check_options, split_options
+from yolo_uncert.files import check_folder, plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
-from yolo_uncert.run_options import run_option_names
+from yolo_uncert.run_options import chooses_none, run_option_names
 
 Floats = npt.NDArray[np.floating]
 
@@ -85,7 +85,8 @@ def compare(
     Args:
         models: One or several trained models; in one string separated by commas.
         samples: Draws of images.
-        out: Folder for ``comparison.json`` and ``comparison.csv``; by default a new one, runs/compare.
+        out: Folder for ``comparison.json`` and ``comparison.csv``; by default a new one in the folder of
+            Ultralytics' runs.
         **options: Options of val. Ours, ``iou``, ``conf``, ``imgsz``, ``max_det`` and ``agnostic_nms`` may have several
             values, in a list or separated by commas: each combination is a variant.
 
@@ -95,10 +96,12 @@ def compare(
     Raises:
         FileNotFoundError: There is no such model.
         OptionError: Fewer than two variants, too few samples, or an option is wrong.
+        OSError: ``out`` cannot be written to.
     """
     if not isinstance(samples, int) or samples < 2:
         raise OptionError(f"samples must be a whole number of at least 2, not {samples!r}")
-    paths = [str(m).strip() for m in (models.split(",") if isinstance(models, str) else _listed(models))]
+    paths = [str(m).strip() for m in (models.split(",") if isinstance(models, str) else _listed("model", models))]
+    paths = list(filter(None, paths))
     settings = _settings(options)
     if len(paths) * len(settings) < 2:
         raise OptionError(
@@ -107,6 +110,8 @@ def compare(
         )
     names = _short(paths) if len(paths) > 1 else [""]
     _check(paths, [{**options, **setting} for setting in settings])
+    folder = Path(out) if out else increment_path(RUNS_DIR / "compare", mkdir=True)
+    check_folder(folder, "compare: out")
     runs = []
     for (path, name), setting in itertools.product(zip(paths, names, strict=True), settings):
         label = " ".join(filter(None, (name, *(f"{k}={v}" for k, v in setting.items()))))
@@ -115,7 +120,6 @@ def compare(
         runs.append((label, metrics.matches, metrics.scored))
     variants = _variants(runs, samples)
     LOGGER.info("\n" + table(variants))
-    folder = Path(out) if out else increment_path(Path("runs") / "compare", mkdir=True)
     write(variants, folder)
     LOGGER.info(f"Results saved to {folder}")
     return variants
@@ -125,6 +129,7 @@ def _check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
     """Look at all models and settings before the first validation, which may take an hour."""
     for setting in settings:
         check_options(setting, "compare")
+        get_cfg(overrides=split_options(setting)[0])
     for path in dict.fromkeys(paths):
         YOLO(path)
 
@@ -194,9 +199,9 @@ def _cell(key: str, interval: Interval, sign: str = "") -> str:
     return f"{interval.value:{form}}{star} ({interval.low:{form}}..{interval.high:{form}})"
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(name: str, value: Any) -> list[Any]:
     if isinstance(value, str):
-        return [smart_value(v.strip()) for v in value.split(",")]
+        return [v if chooses_none(name, v) else smart_value(v) for v in map(str.strip, value.split(","))]
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
@@ -204,7 +209,7 @@ def _settings(options: dict[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of the options that have several values, and take them out of the options."""
     several = {}
     for name in [key for key in options if key in VARIED]:
-        values = _listed(options.pop(name))
+        values = _listed(name, options.pop(name))
         if len(values) > 1:
             several[name] = values
         else:

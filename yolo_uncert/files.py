@@ -28,6 +28,24 @@ def replacing(target: Path) -> Iterator[Path]:
         os.replace(part, target)
 
 
+def check_folder(folder: Path, where: str) -> None:
+    """Make a folder and see that files can be written to it, before the work whose results it is for.
+
+    Args:
+        folder: The folder.
+        where: Start of the message.
+
+    Raises:
+        OSError: They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"{where}: cannot write to {folder}: {error.strerror or error}") from error
+
+
 def plain(value: Any) -> Any:
     """Return nested mappings, lists and tuples with plain numbers, None for those that are not finite."""
     if isinstance(value, Mapping):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics
+from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from yolo_uncert.config import OptionError, parse_options
@@ -20,13 +21,14 @@ from yolo_uncert.engine.schemas import write_schema
 from yolo_uncert.engine.states import alone, is_stock, moments, overridden, own_place
 from yolo_uncert.engine.train import UncertDetectionTrainer, UncertOBBTrainer
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
+from yolo_uncert.files import check_folder
 from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
 from yolo_uncert.output import record
 from yolo_uncert.paths import shipped_weights
-from yolo_uncert.run_options import CalibrationOptions
+from yolo_uncert.run_options import CalibrationOptions, RunOptions
 from yolo_uncert.tracking.options import resolve_tracker
 
 ENGINE = {
@@ -88,7 +90,7 @@ class YOLO(ultralytics.YOLO):
             kwargs["data"] = self.overrides["data"]
         self.callbacks["on_val_end"].append(used.append)
         try:
-            with alone(self), moments(self, check_options(kwargs, "val")):
+            with alone(self), moments(self, self._options(kwargs, "val")):
                 results = super().val(validator, **self._with_data(self._with_classes(kwargs)))
         finally:
             self.callbacks["on_val_end"].remove(used.append)
@@ -97,7 +99,9 @@ class YOLO(ultralytics.YOLO):
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
-        options = check_options(kwargs, "predict")
+        options = self._options(kwargs, "predict")
+        if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
+            raise OptionError(f"predict: batch must be at least 1 image, not {batch}")
         ours = asdict(options) if self.task in ENGINE else {}
         if self.task == "obb":  # a predictor that is used again takes Ultralytics' default
             ours["iou"] = self.overrides.get("iou", OBB_IOU)
@@ -127,7 +131,7 @@ class YOLO(ultralytics.YOLO):
         from yolo_uncert.tracking.callbacks import register  # not before it is needed, as in Ultralytics
 
         if kwargs.get("tracker"):
-            kwargs["tracker"] = resolve_tracker(kwargs["tracker"])
+            kwargs["tracker"] = resolve_tracker(str(kwargs["tracker"]))
         register(self, persist)
         return super().track(source, stream, persist, **kwargs)
 
@@ -174,6 +178,7 @@ class YOLO(ultralytics.YOLO):
 
         Raises:
             OptionError: The model is no checkpoint, predicts no standard deviation, or there are too few boxes.
+            OSError: The checkpoint cannot be written there.
         """
         if self.task not in ENGINE:
             return super().calibrate(data=data, **kwargs)
@@ -182,6 +187,7 @@ class YOLO(ultralytics.YOLO):
         own = parse_options(CalibrationOptions, given, "calibrate")
         source = checkpoint_of(self)
         target = target_file(source, own)
+        check_folder(target.parent, "calibrate: out")
         values: dict[str, Any] | None = None
         if not own.remove:
             calibration = fit_model(self, own, data, {k: v for k, v in kwargs.items() if k not in names})
@@ -253,6 +259,16 @@ class YOLO(ultralytics.YOLO):
         self.model.task = self.task
         self.model_name = cfg
 
+    def _options(self, kwargs: dict[str, Any], mode: str) -> RunOptions:
+        """Return our options among those given.
+
+        Raises:
+            OptionError: One is wrong, or the model's task knows none of them.
+        """
+        if self.task not in ENGINE and (ours := split_options(kwargs)[1]):
+            raise OptionError(f"{mode}: {next(iter(ours))} is for models of task detect or obb, not {self.task}")
+        return check_options(kwargs, mode)
+
     def _call_back(self, event: str, function: Any) -> None:
         """Add a callback once."""
         if function not in self.callbacks[event]:
@@ -275,13 +291,15 @@ class YOLO(ultralytics.YOLO):
             )
 
     def _with_classes(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Replace the names of classes by their indices."""
-        if not has_names(kwargs.get("classes")):
+        """Replace the names of classes by their indices, and see that there are classes of these numbers."""
+        classes = kwargs.get("classes")
+        exported = not isinstance(self.model, nn.Module)
+        if classes is None or (exported and not has_names(classes)):  # to learn its names takes to load it once more
             return kwargs
         before = self.predictor
         names = self.names  # of an exported file upstream asks a new predictor, which must not stay
         self.predictor = before
-        return {**kwargs, "classes": class_indices(kwargs["classes"], names)}
+        return {**kwargs, "classes": class_indices(classes, names)}
 
     def _with_data(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Resolve the name of a packaged data yaml to a file with an absolute path."""

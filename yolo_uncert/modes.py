@@ -142,7 +142,7 @@ MODES: dict[str, Mode] = {
             "batch": "Tiles per batch (default 4).",
             "bands": "One or three bands, numbered from 1, to show as red, green, blue (default 1,2,3).",
             "stretch": "Percentiles of a band that become black and white if it is not 8-bit (default 2,98).",
-            "out": "Folder for the files (default: a new one, runs/scene).",
+            "out": "Folder for the files (default: a new one, scene, beside the other runs).",
             "resume": "Go on with what a run that was stopped has left in out; False starts over (default True).",
             "dota": "Write DOTA's Task1_<class>.txt, one set for all scenes (default True).",
         },
@@ -176,7 +176,7 @@ MODES: dict[str, Mode] = {
         ("data_root", *_APPLIED),
         {
             "samples": "Draws of images for the intervals (default 500).",
-            "out": "Folder for comparison.json and .csv (default: a new one, runs/compare).",
+            "out": "Folder for comparison.json and .csv (default: a new one, compare, beside the other runs).",
         },
         {**_VALIDATED, "plots": "False"},
     ),

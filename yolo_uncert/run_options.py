@@ -154,6 +154,16 @@ class PrepareOptions:
         return list(map(float, self.scales if isinstance(self.scales, list) else [self.scales]))
 
 
+def chooses_none(name: str, text: str) -> bool:
+    """Return whether a typed value is the choice ``none``, for which Ultralytics reads Python's None.
+
+    Args:
+        name: Name of the option.
+        text: What was typed; ``None`` stands for the default.
+    """
+    return text == "none" and any(f.name == name and text in (f.metadata["choices"] or ()) for f in fields(RunOptions))
+
+
 def run_option_names() -> tuple[str, ...]:
     """Return the names of the run options that Ultralytics does not know."""
     return tuple(f.name for f in fields(RunOptions))

@@ -152,7 +152,7 @@ def test_another_source_of_sigma_is_left_alone(caplog):
     ("options", "message"),
     [
         ({"imgsz": 96}, r"made with imgsz=64 (now 96): it may not fit"),
-        ({"var_vote": True}, "var_vote=False (now True)"),
+        ({"var_vote": True, "suppress": "soft"}, "made with var_vote=False (now True): it may not fit"),
     ],
 )
 def test_other_settings_are_warned_of_once(caplog, options, message):
@@ -478,12 +478,20 @@ def test_stock_model_is_calibrated_by_its_moments(weights, tiny, image):
     assert Path(file).parent.joinpath("stock-calibrated.pt").exists() is False
 
 
-def test_refusals(tiny, weights, tmp_path):
+def test_refusals(tiny, weights, tmp_path, monkeypatch):
     data = {"data": str(tiny.data("detect")), **QUIET}
     with pytest.raises(OptionError, match=r"needs at least 999 boxes matched with an object, and there are \d+:"):
         YOLO(weights("detect")).calibrate(method="conformal", level=0.999, **data)
-    with pytest.raises(OptionError, match="this model predicts no standard deviations, or sigma_source=none"):
-        YOLO(weights("stock")).calibrate(**data)
+    with monkeypatch.context() as patch:
+        patch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("validated"))
+        with pytest.raises(OptionError, match="a stock model predicts no standard deviations; sigma_source=dfl reads"):
+            YOLO(weights("stock")).calibrate(**data)
+        with pytest.raises(OptionError, match="this model predicts no standard deviations, or sigma_source=none"):
+            YOLO(weights("detect")).calibrate(sigma_source="none", **data)
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=r"calibrate: out: cannot write to .*file"):
+            YOLO(weights("detect")).calibrate(out=tmp_path / "file" / "x.pt", **data)
+        (tmp_path / "file").unlink()
     with pytest.raises(OptionError, match=r"a calibration is stored in a checkpoint, give a trained \.pt file"):
         YOLO("yolov8n-uncert.yaml").calibrate(**data)
     with pytest.raises(OptionError, match=r"give a trained \.pt file"):

@@ -77,7 +77,7 @@ def test_exported_file(calibrated, tmp_path, capsys):
     found = lines(YOLO(file))
     assert found["model"] == f"{file} (UncertDetect)"
     assert found["task"] == "detect"
-    assert "disc" in found["classes"]
+    assert found["classes"] == "2: 0 disc, 1 plate"
     assert found["channels"] == "gaussian (4), dfl (4), iou_aware (1)"
     assert found["calibration"].startswith("temperature, level 0.8")
     capsys.readouterr()

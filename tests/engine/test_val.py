@@ -341,9 +341,36 @@ def test_json_rows_of_a_model_without_sigma(tiny, tmp_path):
     assert not any("std" in row for row in rows)
 
 
-@pytest.mark.parametrize(("kind", "task", "columns"), [("detect", "detect", 6), ("obb", "obb", 10)])
-def test_labels_are_written_as_by_ultralytics(tiny, tmp_path, kind, task, columns):
-    validate(tiny.weights(kind), tiny, tmp_path, task, save_txt=True, save_conf=True, conf=0.1)
+@pytest.mark.parametrize(
+    ("kind", "task", "columns"), [("detect", "detect", 6 + 4), ("obb", "obb", 10 + 5), ("stock", "detect", 6)]
+)
+def test_labels_are_written_as_by_a_prediction(tiny, tmp_path, kind, task, columns):
+    validate(tiny.weights(kind), tiny, tmp_path, task, save_txt=True, save_conf=True, save_json=True, conf=0.1)
+    labels = tmp_path / "val" / "labels"
+    lines = [line.split() for f in labels.glob("*.txt") for line in f.read_text().splitlines()]
+    rows = json.loads((tmp_path / "val" / "predictions.json").read_text(encoding="utf-8"))
+    assert len(lines) == len(rows) > 0
+    assert {len(line) for line in lines} == {columns}
+    if kind != "stock":  # images of 64 x 64 pixels
+        scale = [64, 64, 64, 64, 1][: len(rows[0]["std"])]
+        written = sorted(
+            [float(value) * s for value, s in zip(line[-len(scale) :], scale, strict=True)] for line in lines
+        )
+        np.testing.assert_allclose(written, sorted(row["std"] for row in rows), atol=2e-3)
+
+
+def test_labels_for_training_have_no_sigma(tiny, tmp_path):
+    validate(tiny.weights("detect"), tiny, tmp_path, save_txt=True, conf=0.1)
     lines = [line for f in (tmp_path / "val" / "labels").glob("*.txt") for line in f.read_text().splitlines()]
-    assert lines
-    assert {len(line.split()) for line in lines} == {columns}
+    assert {len(line.split()) for line in lines} == {5}
+
+
+def test_classes_of_other_names_are_warned_of(tiny, tmp_path, caplog):
+    validate(tiny.weights("detect"), tiny, tmp_path)
+    assert "are not those of the model" not in caplog.text
+    data = yaml.safe_load(tiny.data("detect").read_text(encoding="utf-8"))
+    other = tmp_path / "other.yaml"
+    place = {"path": str(tiny.data("detect").parent), "names": {0: "disc", 1: "dish"}}
+    other.write_text(yaml.safe_dump({**data, **place}), encoding="utf-8")
+    validate(tiny.weights("detect"), tiny, tmp_path, data=str(other))
+    assert "1 classes of the data are not those of the model, and compared by their number: 1 is 'dish'" in caplog.text

@@ -42,6 +42,21 @@ def test_stock_names_are_those_of_ultralytics():
     assert Path(resolve_tracker("tracktrack.yaml")) == ROOT / "cfg" / "trackers" / "tracktrack.yaml"
 
 
+def test_the_suffix_may_be_left_out():
+    assert Path(resolve_tracker("deepocsort")) == ROOT / "cfg" / "trackers" / "deepocsort.yaml"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", r"tracker_type is None\. One of: bytetrack"), ("tracker_type: bytetrak", r"did you mean 'bytetrack'")],
+)
+def test_a_yaml_of_no_type_of_tracker_is_refused(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(OptionError, match=message):
+        resolve_tracker(file)
+
+
 def test_a_path_wins(write):
     file = write(track_buffer=60)
     assert resolve_tracker(file) == str(file)

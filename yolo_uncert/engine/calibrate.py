@@ -16,6 +16,9 @@ from yolo_uncert import __version__
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, settings_of
+from yolo_uncert.engine.candidates import pick_source
+from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.engine.states import is_stock
 from yolo_uncert.functional.calibrators import LEAST_BOXES, Isotonic, Scale, Temperature
 from yolo_uncert.functional.conformal import Conformal, boxes_needed, gaussian_quantile
 from yolo_uncert.functional.records import Floats, Matches
@@ -59,6 +62,7 @@ def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, 
         OptionError: The model predicts no standard deviations, or there are too few boxes.
     """
     kept: list[Any] = []
+    _check_sigma(yolo, options.get("sigma_source"))
 
     def validator(**given: Any) -> Any:
         kept.append(yolo._smart_load("validator")(**given))
@@ -69,11 +73,25 @@ def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, 
         matches = yolo.val(validator, **{**options, **quiet, "data": data}).matches
     args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
     settings = settings_of(schema, args, end2end=end2end)
-    if settings["sigma_source"] == "none":
-        raise OptionError("calibrate: this model predicts no standard deviations, or sigma_source=none")
     calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
     LOGGER.info(table)
     return calibration
+
+
+def _check_sigma(yolo: Any, wanted: str | None) -> None:
+    """Refuse a model without standard deviations before the validation, which may take an hour.
+
+    Raises:
+        OptionError: It has none.
+    """
+    if is_stock(yolo.model):
+        if wanted != "dfl":
+            raise OptionError(
+                "calibrate: a stock model predicts no standard deviations; sigma_source=dfl reads them off its DFL "
+                "distributions"
+            )
+    elif pick_source(schema_of(yolo.model, yolo.task).names, wanted) == "none":
+        raise OptionError("calibrate: this model predicts no standard deviations, or sigma_source=none")
 
 
 def fit_calibration(

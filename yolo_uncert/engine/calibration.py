@@ -124,7 +124,9 @@ def applicable(
             f"sigma_source={now['sigma_source']}"
         )
         return None
-    if other := [f"{k}={then.get(k)} (now {now.get(k)})" for k in {**then, **now} if then.get(k) != now.get(k)]:
+    same_vote = then["var_vote"] == now["var_vote"]
+    names = [name for name in {**then, **now} if same_vote or name not in VOTING]  # unknown where boxes did not vote
+    if other := [f"{k}={then.get(k)} (now {now.get(k)})" for k in names if then.get(k) != now.get(k)]:
         _warn(f"the calibration was made with {', '.join(other)}: it may not fit; calibrate again with these settings")
     return calibration
 

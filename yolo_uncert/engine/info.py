@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def _exported(metadata: Mapping[str, Any], yolo: Any) -> Iterator[tuple[str, str
     """Describe an exported file by its metadata."""
     yield "model", f"{yolo.model} ({metadata.get('head', 'unknown head')})"
     yield "task", str(metadata.get("task", yolo.task))
-    yield "classes", str(metadata.get("names", "unknown"))
+    yield "classes", _classes(_mapping(metadata["names"])) if metadata.get("names") else "unknown"
     names, calibration = metadata.get(SCHEMA_KEY, "[]"), metadata.get(CALIBRATION_KEY)
     yield "channels", _channels(json.loads(names), str(metadata.get("task", yolo.task)))
     yield "calibration", _calibration(Calibration.from_dict(json.loads(calibration)) if calibration else None)
@@ -62,6 +63,11 @@ def _exported(metadata: Mapping[str, Any], yolo: Any) -> Iterator[tuple[str, str
 def _classes(names: Mapping[int, str]) -> str:
     shown = ", ".join(f"{i} {name}" for i, name in list(names.items())[:20])
     return f"{len(names)}: {shown}" + (", ..." if len(names) > 20 else "")
+
+
+def _mapping(names: Mapping[int, str] | str) -> Mapping[int, str]:
+    """Return the names of classes, which some formats keep as text."""
+    return literal_eval(names) if isinstance(names, str) else names
 
 
 def _options(name: str, given: Mapping[str, Any] | None) -> str:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.config import OptionError, parse_options, suggest
@@ -60,7 +61,7 @@ def has_names(classes: Any) -> bool:
     return isinstance(classes, str) or (isinstance(classes, (list, tuple)) and any(isinstance(c, str) for c in classes))
 
 
-def class_indices(classes: str | Sequence[str | int], names: Mapping[int, str]) -> list[int]:
+def class_indices(classes: str | int | Sequence[str | int], names: Mapping[int, str]) -> list[int]:
     """Return the indices of classes that are given by name or index.
 
     Args:
@@ -71,7 +72,7 @@ def class_indices(classes: str | Sequence[str | int], names: Mapping[int, str]) 
         OptionError: There is no such class.
     """
     known = {name: index for index, name in names.items()} | {str(index): index for index in names}
-    given = classes.strip("[]() ").split(",") if isinstance(classes, str) else classes
+    given = classes.strip("[]() ").split(",") if isinstance(classes, str) else np.ravel(np.asarray(classes, object))
     found = [str(entry).strip(" '\"") for entry in given]
     for entry in found:
         if entry not in known:

@@ -20,6 +20,7 @@ from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma
 from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
 from yolo_uncert.engine.records import image_record, pdq_record
+from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.standards import coco_results, coco_tables, dota_records, exact_table
 from yolo_uncert.engine.tables import Table, as_text, interval_table, tables, titles, without_classes, write_results
@@ -54,9 +55,22 @@ class _UncertValidator(DetectionValidator):
         check_rules(self.schema, self.args, end2end=self.end2end)
         warm_up(self.args.suppress_backend)
         self.calibration = applicable(calibration_of(model), self.schema, self.args, end2end=self.end2end)
+        self._compare_names(model)
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
         if self.args.pdq and (len(self.coordinates) != 4 or not self.metrics.prefixes):
             raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
+
+    def _compare_names(self, model: Any) -> None:
+        """Warn where the classes of the data are others than those that the model was trained on."""
+        both = model.names, self.data["names"]
+        known, given = (names if isinstance(names, dict) else dict(enumerate(names)) for names in both)
+        other = [i for i in known | given if known.get(i) != given.get(i)]
+        if other and not self.args.single_cls:
+            i = other[0]
+            LOGGER.warning(
+                f"{len(other)} classes of the data are not those of the model, and compared by their number: {i} is "
+                f"{given.get(i)!r} in the data and {known.get(i)!r} in the model"
+            )
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Return per image ``bboxes``, ``conf``, ``cls`` and ``std`` (no columns without an uncertainty branch)."""
@@ -87,6 +101,13 @@ class _UncertValidator(DetectionValidator):
         if predn["std"].shape[1]:
             for row, std in zip(self.jdict[start:], predn["std"].tolist(), strict=True):
                 row["std"] = [round(s, 4) for s in std]
+
+    def save_one_txt(self, predn: dict[str, torch.Tensor], save_conf: bool, shape: tuple[int, int], file: Path) -> None:
+        """Append the standard deviations to the stock columns, as `UncertResults.save_txt` does."""
+        rows = torch.cat((predn["bboxes"], predn["conf"][:, None], predn["cls"][:, None]), 1)
+        blank, fields = np.zeros(shape, np.uint8), {"std": predn["std"]} if predn["std"].shape[1] else {}
+        boxes, obb = (rows, None) if len(self.coordinates) == 4 else (None, rows)
+        UncertResults(blank, "", self.names, boxes, obb=obb, fields=fields).save_txt(file, save_conf)
 
     def finalize_metrics(self) -> None:
         """Write what was measured beside the stock results; not in every epoch of a training."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ultralytics.trackers.track import TRACKER_MAP
 from ultralytics.utils import ROOT, YAML
 from ultralytics.utils.checks import check_yaml
 
@@ -42,8 +43,8 @@ def resolve_tracker(name: str | Path) -> str:
 
     Raises:
         FileNotFoundError: No such yaml.
-        OptionError: The yaml has an ``uncertainty:`` section and an unknown key, a bad value or another type of tracker
-            than ByteTrack and BoT-SORT.
+        OptionError: The yaml names no type of tracker, or has an ``uncertainty:`` section and an unknown key, a bad
+            value or another type of tracker than ByteTrack and BoT-SORT.
     """
     try:
         path = str(find_asset(name, "trackers"))
@@ -54,8 +55,12 @@ def resolve_tracker(name: str | Path) -> str:
             raise FileNotFoundError(
                 f"no tracker yaml named '{name}'{suggest(name, known)}. Shipped: {', '.join(known)}."
             ) from error
-        path = str(check_yaml(str(name)))
+        path = str(check_yaml(str(name) if Path(name).suffix else f"{name}.yaml"))
     settings = YAML.load(path)
+    kind = settings.get("tracker_type")
+    if kind not in TRACKER_MAP:
+        types = ", ".join(TRACKER_MAP)
+        raise OptionError(f"{path}: tracker_type is {kind!r}{suggest(kind, TRACKER_MAP)}. One of: {types}")
     if "uncertainty" in settings:
         _check(settings, Path(path).name)
     return path
