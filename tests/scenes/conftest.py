@@ -79,7 +79,7 @@ def look_at():
 
     def run(finder, image, tile, overlap, batch=2, bands=None, name="scene", progress=None):
         raster = ImageRaster(image) if isinstance(image, np.ndarray) else image
-        look = choose_look(raster, pick_bands(raster.count, bands))
+        look = choose_look(raster, pick_bands(raster, bands))
         rows = tile_rows(raster.width, raster.height, tile, overlap)
         return scan(finder, raster, look, rows, batch=batch, name=name, progress=progress)
 

@@ -131,6 +131,37 @@ def test_metres_of_a_step():
     assert lengths(metres_per_pixel(centre, geo), np.array([0.0]))[0] == pytest.approx([1200 / 3937] * 2)
 
 
+def test_metres_of_other_units_and_bodies():
+    pytest.importorskip("rasterio")
+    grad = math.pi / 200
+    # EPSG:4807 counts in grads from Paris, on Clarke's ellipsoid of 1880: a = 6378249.2 m, 1 / f = 293.466.
+    geo = Georeference((1e-5, 0.0, 0.0, 0.0, -1e-5, 50.0), "EPSG:4807")
+    square = (2 - 1 / 293.4660212936265) / 293.4660212936265
+    north = 6378249.2 * (1 - square) / (1 - square * 0.5) ** 1.5 * grad * 1e-5
+    assert lengths(metres_per_pixel(np.zeros((1, 2)), geo), np.zeros(1))[0, 1] == pytest.approx(north, rel=1e-6)
+    # On the moon, a sphere of 1737.4 km, a degree has 30.3 km in both directions at the equator.
+    geo = Georeference((0.001, 0.0, 0.0, 0.0, -0.001, 0.0), "+proj=longlat +R=1737400 +no_defs")
+    found = lengths(metres_per_pixel(np.zeros((1, 2)), geo), np.zeros(1))[0]
+    assert found == pytest.approx([1737400 * math.pi / 180 * 0.001] * 2, rel=1e-9)
+
+
+def test_points_without_longitude_and_latitude(scene, monkeypatch, caplog):
+    pytest.importorskip("rasterio")
+    full_disc = "+proj=geos +h=35785831 +lon_0=0 +ellps=WGS84 +units=m"
+    points = np.array([[[0.0, 0.0], [1e5, 1e5]], [[9e6, 9e6], [0.0, 2e5]]])
+    found = to_lonlat(points, full_disc)
+    assert found.shape == (2, 2, 2)
+    assert np.isnan(found[1, 0]).all(), "beside the earth"
+    alone = [to_lonlat(point, full_disc) for point in (points[0, 0], points[0, 1], points[1, 1])]
+    np.testing.assert_array_equal(found[[0, 0, 1], [0, 1, 1]], alone)
+    moon = "+proj=longlat +R=1737400 +no_defs"
+    monkeypatch.setattr("yolo_uncert.scenes.geojson.to_lonlat", lambda points, _: points * np.nan)
+    content = scene("utm").geojson()
+    assert [feature["geometry"] for feature in content["features"]] == [None] * 3
+    assert "3 of 3 boxes have no longitude and latitude: their geometry is null" in caplog.text
+    assert to_lonlat(points, moon).shape == (2, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("place", "x", "y"),
     [

@@ -212,6 +212,21 @@ def test_stamps_of_scenes(tmp_path):
     assert source_stamp(tmp_path / "a.tif").startswith(f"{tmp_path / 'a.tif'} of 3 bytes")
 
 
+def test_stamps_hold_all_files_of_a_scene(write_tif, tmp_path):
+    copy = pytest.importorskip("rasterio.shutil").copy
+    path = write_tif(np.zeros((1, 20, 30), np.uint8))
+    before = source_stamp(path)
+    assert source_stamp(path) == before
+    (tmp_path / "scene.tfw").write_text("1\n0\n0\n-1\n500000\n0\n")
+    placed = source_stamp(path)
+    assert placed != before, "a file that says where it lies"
+    assert "scene.tfw" in placed
+    copy(path, tmp_path / "mosaic.vrt", driver="VRT")
+    mosaic = source_stamp(tmp_path / "mosaic.vrt")
+    write_tif(np.ones((1, 20, 30), np.uint8))
+    assert source_stamp(tmp_path / "mosaic.vrt") != mosaic, "another image under the mosaic"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
 def test_a_killed_command_goes_on(model_file, tmp_path, caplog):

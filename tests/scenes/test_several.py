@@ -95,6 +95,35 @@ def test_sources_that_cannot_be(folder):
         detect_scenes("no.pt", folder, dota="out")
 
 
+@pytest.mark.parametrize("end", ["sigma", "pixels", "pixels-sigma", "epsg32633"])
+def test_names_that_the_files_of_another_scene_have(folder, end):
+    (folder / f"a-{end}.tif").write_bytes(b"-")
+    with pytest.raises(OptionError, match=rf"a\.png and of .*a-{end}\.tif might have the same name"):
+        list_scenes(folder)
+
+
+def test_a_scene_without_the_bands_is_left_out(model_file, folder, tmp_path, caplog):
+    cv2.imwrite(str(folder / "b b.PNG"), np.zeros((64, 96), np.uint8))
+    with pytest.raises(SceneError, match=r"1 of 3 scenes could not be done: .*b b\.PNG"):
+        list(detect_scenes(model_file, folder, out=tmp_path / "out", bands=(3, 2, 1), **OPTIONS))
+    assert "bands must be one or three numbers from 1 to 1" in caplog.text
+    assert set(read_dota(tmp_path / "out" / "dota").images) == {"a", "c"}
+
+
+def test_a_submission_is_that_of_this_call_alone(model_file, folder, tmp_path):
+    place = tmp_path / "out" / "dota"
+    place.mkdir(parents=True)
+    (place / "Task1_ship.txt").write_text("old 0.5 0 0 1 0 1 1 0 1\n")
+    list(detect_scenes(model_file, folder, out=tmp_path / "out", **OPTIONS))
+    assert "Task1_ship.txt" not in {file.name for file in place.iterdir()}
+    (place / "Task1_disc.txt").write_text("my notes\n")
+    with pytest.raises(OptionError, match="holds no results of DOTA"):
+        detect_scenes(model_file, folder, out=tmp_path / "out", **OPTIONS)
+    with pytest.raises(OptionError, match="holds no results of DOTA"):
+        detect_scene(model_file, folder / "a.png", out=tmp_path / "out", **OPTIONS)
+    assert (place / "Task1_disc.txt").read_text() == "my notes\n"
+
+
 def test_each_scene_as_by_itself_and_one_submission(model_file, folder, tmp_path):
     out = tmp_path / "out"
     results = list(detect_scenes(model_file, folder, out=out, **OPTIONS))

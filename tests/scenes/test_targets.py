@@ -51,6 +51,18 @@ def test_every_file_that_is_written_is_looked_at_before(tmp_path):
             other.unlink()
 
 
+def test_files_of_a_place_that_was_wrong_are_removed(written):
+    (written / "field-epsg32634-notes.geojson").write_text("mine")
+    found(geo=Georeference(GEO.transform, "EPSG:32634")).save(written)
+    names = {file.name for file in written.iterdir()}
+    assert {"field-epsg32634.geojson", "field-epsg32634.qml", "field-epsg32634-notes.geojson"} <= names
+    assert not {"field-epsg32633.geojson", "field-epsg32633.qml"} & names
+    found(geo=None).save(written)
+    names = {file.name for file in written.iterdir() if not file.name.startswith(".")}
+    kinds = ("-pixels.geojson", "-pixels.qml", "-pixels-sigma.geojson", "-pixels-sigma.qml", ".jsonl")
+    assert names == {*(f"field{kind}" for kind in kinds), "field-epsg32634-notes.geojson", "dota"}
+
+
 def test_files_of_an_earlier_run_are_replaced(written):
     names = {file.name for file in written.iterdir()}
     assert {"field.geojson", "field.gpkg", "field-epsg32633.geojson", "field.jsonl"} <= names

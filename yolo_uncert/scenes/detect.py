@@ -16,15 +16,16 @@ from yolo_uncert import __version__
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.options import check_options
+from yolo_uncert.files import check_folder
 from yolo_uncert.model import YOLO
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.finder import ModelFinder
 from yolo_uncert.scenes.pixels import STRETCH, choose_look
 from yolo_uncert.scenes.progress import Progress, model_digest, source_stamp
 from yolo_uncert.scenes.raster import open_raster, pick_bands
-from yolo_uncert.scenes.result import SceneResult, name_of
+from yolo_uncert.scenes.result import DOTA, SceneResult, name_of
 from yolo_uncert.scenes.scan import scan
-from yolo_uncert.scenes.targets import check_targets
+from yolo_uncert.scenes.targets import check_dota, check_targets
 from yolo_uncert.scenes.tiles import tile_rows
 
 
@@ -56,8 +57,8 @@ def detect_scene(
         tile: Side of a tile in pixels, and the model's ``imgsz`` unless it is given.
         overlap: Pixels that neighbouring tiles share at least.
         batch: Tiles per batch.
-        bands: One or three bands, numbered from 1, that become red, green and blue; by default the first three, or the
-            first where there are fewer.
+        bands: One or three bands, numbered from 1 as in the file, that become red, green and blue; by default the first
+            three that are no alpha channel, or the first where there are fewer.
         stretch: Percentiles of each band that become black and white where pixels are not 8-bit.
         out: Folder that the files of `SceneResult.save` are written to. After each row of tiles what was found is kept
             there in ``.NAME.partial``, and the same call goes on from it if this one is stopped; it disappears when the
@@ -70,6 +71,7 @@ def detect_scene(
     Raises:
         FileNotFoundError: There is no such file.
         OptionError: An option is wrong, or the model cannot do this.
+        OSError: ``out`` cannot be written to.
         SceneError: The scene cannot be read, or has no valid pixel.
     """
     for name, number, least in (("tile", tile, 1), ("overlap", overlap, 0), ("batch", batch, 1)):
@@ -82,13 +84,16 @@ def detect_scene(
     title = "scene" if isinstance(source, np.ndarray) else str(source)
     if out is not None:
         check_targets(out, name_of(title), title)
+        if dota:
+            check_dota(Path(out) / DOTA)
     before, lent, model.predictor = model.predictor, model._lent, None
     try:
         with open_raster(source) as raster:
-            look = choose_look(raster, pick_bands(raster.count, bands), stretch)
+            look = choose_look(raster, pick_bands(raster, bands), stretch)
             rows = tile_rows(raster.width, raster.height, tile, overlap)
-            finder, progress = ModelFinder(model, options), None
+            finder, progress = ModelFinder(model, options, side=max(rows[0][0].x2, rows[0][0].y2)), None
             if out is not None:
+                check_folder(Path(out), "scene: out")
                 run = {"tile": tile, "overlap": overlap, "batch": batch, **asdict(look)}
                 run |= settings(options)
                 progress = Progress(Path(out) / f".{name_of(title)}.partial", {**origin(model, source), **run})

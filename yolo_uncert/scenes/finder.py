@@ -31,6 +31,9 @@ PER_IMAGE = (
 )
 """Options of predict that tell what to do with each image."""
 
+LEAST_STRIDE = 32
+"""Stride of a model whose own is not known, as of an exported one."""
+
 BLANK = 64
 """Side of the image that a model is set up with where there is no tile to look at."""
 
@@ -109,25 +112,27 @@ class ModelFinder:
     Args:
         model: Detect or obb model.
         options: Options of predict.
+        side: Longer side of the tiles in pixels, at which the model sees them unless ``imgsz`` is given.
 
     Raises:
         OptionError: The model has another task, or an option is about single images.
     """
 
-    def __init__(self, model: YOLO, options: dict[str, Any]) -> None:
+    def __init__(self, model: YOLO, options: dict[str, Any], side: int) -> None:
         if model.task not in ("detect", "obb"):
             raise OptionError(f"scene: detect and obb models find boxes in scenes, this one's task is {model.task}")
         if wrong := [name for name in PER_IMAGE if options.get(name)]:
             raise OptionError(f"scene: {wrong[0]} is about single images; see yolo-uncert help scene")
         self.task: str = model.task
         self.names: dict[int, str] = model.names
-        self._model, self._options = model, options
+        stride = int(getattr(model.model, "stride", torch.tensor([LEAST_STRIDE])).max())
+        size = -(-side // stride) * stride  # upstream rounds, too, and says so for every batch
+        self._model, self._options = model, {"imgsz": size, **options}
         self._kind = _GatheringOBB if self.task == "obb" else _Gathering
 
     def find(self, tiles: Sequence[Image]) -> list[Candidates]:
         """Return the candidates of each tile in its pixels."""
-        size = max(tiles[0].shape[:2])
-        given = {"imgsz": size, **self._options, "save": False, "verbose": False}
+        given = {**self._options, "save": False, "verbose": False}
         results = self._model.predict(list(tiles), predictor=self._kind, **given)
         return [_unpacked(result) for result in results]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ultralytics.utils import LOGGER
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.scenes.geo import to_lonlat, to_map
@@ -84,8 +85,8 @@ def _closed(polygons: Floats) -> Floats:
     return np.concatenate((turned, turned[:, :1]), axis=1)
 
 
-def _geometries(layer: Layer, geo: Georeference | None, crs: str) -> list[dict[str, Any]]:
-    """Return the geometry of each row, to a thousandth of a pixel or a tenth of a millimetre."""
+def _geometries(layer: Layer, geo: Georeference | None, crs: str) -> list[dict[str, Any] | None]:
+    """Return the geometry of each row, to a thousandth of a pixel or a tenth of a millimetre; None without a place."""
     rows = rings_on_map(layer, geo)
     if geo is None:
         return [_polygon(rings, 3) for rings in rows]
@@ -93,7 +94,11 @@ def _geometries(layer: Layer, geo: Georeference | None, crs: str) -> list[dict[s
         return [_polygon(rings, DEGREE_DIGITS if _degrees(geo.crs) else 4) for rings in rows]
     flat = np.array([ring for rings in rows for ring in rings]).reshape(-1, 5, 2)
     moved = iter(to_lonlat(flat, geo.crs))
-    return [_geographic([next(moved) for _ in rings]) for rings in rows]
+    placed = [[next(moved) for _ in rings] for rings in rows]
+    found = [_geographic(rings) if all(np.isfinite(ring).all() for ring in rings) else None for rings in placed]
+    if lost := found.count(None):
+        LOGGER.warning(f"{lost} of {len(found)} {layer.name} have no longitude and latitude: their geometry is null")
+    return found
 
 
 def _polygon(rings: list[Floats], digits: int) -> dict[str, Any]:

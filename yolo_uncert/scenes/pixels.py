@@ -53,7 +53,7 @@ def choose_look(raster: Raster, bands: tuple[int, int, int], stretch: Sequence[f
     """
     if np.shape(stretch) != (2,) or not 0 <= stretch[0] < stretch[1] <= 100:
         raise OptionError(f"stretch must be two percentiles from 0 to 100, the lower one first, not {stretch}")
-    if all(raster.dtypes[band - 1] == np.uint8 for band in bands):
+    if all(raster.dtypes[band] == np.uint8 for band in bands):
         return Look(bands)
     step = max(1, -(-max(raster.width, raster.height) // OVERVIEW))
     values, mask = raster.read(bands, Tile(0, 0, raster.width, raster.height), step)

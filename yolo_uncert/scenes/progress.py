@@ -21,6 +21,7 @@ from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.files import replacing
 from yolo_uncert.model import YOLO
+from yolo_uncert.scenes.raster import companions
 
 STATE = "state.safetensors"
 """File that names the last complete row of tiles; written after all that it stands for."""
@@ -121,12 +122,19 @@ def model_digest(model: YOLO) -> str:
 
 
 def source_stamp(source: str | Path | npt.NDArray[Any]) -> str:
-    """Return what tells a scene from another one: place, size and time of a file, a hash of an image in memory."""
+    """Return what tells a scene from another one: place, size and time of its files, a hash of an image in memory.
+
+    Files are those that GDAL reads with it, too: where it lies, and of what a mosaic is made.
+    """
     if isinstance(source, np.ndarray):
         return f"{source.shape} {source.dtype} {hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()}"
     path = Path(source)
     if not path.is_file():
         return str(source)
+    return "; ".join(_stamp(file) for file in [path, *sorted(companions(path) - {path.resolve()})])
+
+
+def _stamp(path: Path) -> str:
     about = path.stat()
     return f"{path.resolve()} of {about.st_size} bytes, {about.st_mtime_ns} ns"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +41,15 @@ class Raster(Protocol):
     Attributes:
         width: Pixels.
         height: Pixels.
-        count: Bands that are no alpha channel.
-        dtypes: Type of the pixels of each of them.
+        bands: Numbers from 1 of the bands that are no alpha channel.
+        dtypes: Type of the pixels of each band by its number, those of an alpha channel among them.
         geo: Where it lies, if it says so.
     """
 
     width: int
     height: int
-    count: int
-    dtypes: tuple[np.dtype[Any], ...]
+    bands: tuple[int, ...]
+    dtypes: Mapping[int, np.dtype[Any]]
     geo: Georeference | None
 
     def read(self, bands: Sequence[int], tile: Tile, step: int = 1) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -75,9 +75,10 @@ class GdalRaster:
         if any("complex" in kind for kind in dataset.dtypes):
             raise SceneError(f"{name} has complex pixels ({dataset.dtypes[0]}): convert them to amplitudes first")
         self.width, self.height = dataset.width, dataset.height
-        self._bands = [i for i, kind in zip(dataset.indexes, dataset.colorinterp, strict=True) if kind.name != "alpha"]
-        self.count = len(self._bands)
-        self.dtypes = tuple(np.dtype(dataset.dtypes[band - 1]) for band in self._bands)
+        kinds = dict(zip(dataset.indexes, dataset.colorinterp, strict=True))
+        self.bands: tuple[int, ...] = tuple(band for band, kind in kinds.items() if kind.name != "alpha")
+        types = zip(dataset.indexes, dataset.dtypes, strict=True)
+        self.dtypes: Mapping[int, np.dtype[Any]] = {band: np.dtype(kind) for band, kind in types}
         crs = dataset.crs
         placed = crs and (crs.is_geographic or crs.is_projected) and not dataset.transform.is_identity
         self.geo: Georeference | None = Georeference(tuple(dataset.transform)[:6], crs.to_string()) if placed else None
@@ -94,12 +95,14 @@ class GdalRaster:
 
         window = Window(tile.x1, tile.y1, tile.x2 - tile.x1, tile.y2 - tile.y1)
         shape = (-(-(tile.y2 - tile.y1) // step), -(-(tile.x2 - tile.x1) // step))
-        indexes = [self._bands[band - 1] for band in bands]
+        indexes = list(bands)
         try:
             # Bands of several types, as in a VRT, are not read together.
-            groups = [indexes] if len({self.dtypes[band - 1] for band in bands}) == 1 else [[i] for i in indexes]
+            groups = [indexes] if len({self.dtypes[band] for band in bands}) == 1 else [[i] for i in indexes]
             parts = [self._dataset.read(i, window=window, out_shape=(len(i), *shape)) for i in groups]
             mask = self._dataset.read_masks(indexes, window=window, out_shape=(len(indexes), *shape)) > 0
+            if not set(indexes) <= set(self.bands):  # whoever asks for it means that the alpha channel is none
+                mask[:] = True
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise SceneError(f"{self._name} is damaged or cut off at {tuple(tile)}: {reason}") from error
@@ -120,8 +123,8 @@ class ImageRaster:
             raise SceneError(f"a scene must be Array[H, W] or Array[H, W, C] with pixels in it, not {image.shape}")
         self.height, self.width, channels = image.shape
         alpha = channels in (2, 4)
-        self.count = channels - alpha
-        self.dtypes = (image.dtype,) * self.count
+        self.bands: tuple[int, ...] = tuple(range(1, channels - alpha + 1))
+        self.dtypes: Mapping[int, np.dtype[Any]] = dict.fromkeys(range(1, channels + 1), image.dtype)
         self.geo: Georeference | None = None
         self._image, self._alpha = image, image[:, :, -1] if alpha else None
 
@@ -129,10 +132,12 @@ class ImageRaster:
         """Return bands and valid pixels of a window; band 1 is red."""
         window = slice(tile.y1, tile.y2, step), slice(tile.x1, tile.x2, step)
         # Only three channels are known to be blue, green, red.
-        planes = [self.count - band if self.count == 3 else band - 1 for band in bands]
+        planes = [3 - band if len(self.bands) == 3 and band <= 3 else band - 1 for band in bands]
         values = self._image[window][:, :, planes].transpose(2, 0, 1)
         mask: npt.NDArray[np.bool_] = np.isfinite(values)
-        return values, mask if self._alpha is None else mask & (self._alpha[window] > 0)
+        if self._alpha is None or not set(bands) <= set(self.bands):
+            return values, mask
+        return values, mask & (self._alpha[window] > 0)
 
 
 @contextmanager
@@ -179,27 +184,49 @@ def open_raster(source: str | Path | npt.NDArray[Any]) -> Iterator[Raster]:
             yield _checked(raster, name)
 
 
-def pick_bands(count: int, bands: Sequence[int] | int | None) -> tuple[int, int, int]:
+def companions(path: Path) -> set[Path]:
+    """Return the files that GDAL reads for a raster, those beside it (world files, masks) and below it (mosaics)."""
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    except ImportError:
+        return set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as dataset:
+                return {Path(name).resolve() for name in dataset.files if Path(name).is_file()}
+        except RasterioError:  # whoever reads it says so
+            return set()
+
+
+class BandsError(OptionError, SceneError):
+    """A scene does not have the bands that are asked for."""
+
+
+def pick_bands(raster: Raster, bands: Sequence[int] | int | None) -> tuple[int, int, int]:
     """Return the bands that become red, green and blue: the first three, or a single one for all.
 
     Args:
-        count: Bands that the scene has, without alpha.
-        bands: Three numbers from 1, or one; None for the rule above (of two bands the first is taken).
+        raster: Open scene.
+        bands: Three numbers from 1, or one, in the order of the file, where an alpha channel counts too; None for the
+            rule above, without alpha (of two bands the first is taken).
 
     Raises:
-        OptionError: There are no such bands.
+        BandsError: There are no such bands.
     """
-    chosen = ((1, 2, 3) if count >= 3 else (1,)) if bands is None else bands
+    chosen = (raster.bands[:3] if len(raster.bands) >= 3 else raster.bands[:1]) if bands is None else bands
     wanted = (chosen,) if isinstance(chosen, int) else tuple(chosen)
-    if len(wanted) not in (1, 3) or not all(isinstance(b, int) and 1 <= b <= count for b in wanted):
-        raise OptionError(f"bands must be one or three numbers from 1 to {count}, the bands of this scene, not {bands}")
+    if len(wanted) not in (1, 3) or not all(isinstance(b, int) and b in raster.dtypes for b in wanted):
+        most = len(raster.dtypes)
+        raise BandsError(f"bands must be one or three numbers from 1 to {most}, the bands of this scene, not {bands}")
     red, green, blue = wanted if len(wanted) == 3 else wanted * 3
     return red, green, blue
 
 
 def _checked(raster: Raster, name: str) -> Raster:
-    wrong = [str(kind) for kind in raster.dtypes if kind.kind not in "uif"]
-    if wrong or raster.count < 1:
+    wrong = [str(raster.dtypes[band]) for band in raster.bands if raster.dtypes[band].kind not in "uif"]
+    if wrong or not raster.bands:
         said = wrong[0] if wrong else "no kind"
         raise SceneError(f"{name} has pixels of type {said}: only integers and floats can be shown to a model")
     return raster

@@ -23,7 +23,7 @@ from yolo_uncert.scenes.geopackage import write_geopackage
 from yolo_uncert.scenes.layers import Layer, box_layer, outlines, sigma_layer
 from yolo_uncert.scenes.raster import Georeference
 from yolo_uncert.scenes.style import style_of
-from yolo_uncert.scenes.targets import check_targets, replacing_own
+from yolo_uncert.scenes.targets import check_targets, remove_outdated, replacing_own
 
 DOTA = "dota"
 """Folder with the result files of DOTA, beside the others."""
@@ -136,9 +136,6 @@ class SceneResult:
         check_targets(folder, self.name, self.path)
         folder.mkdir(parents=True, exist_ok=True)
         layers = self.layers
-        if len(layers) == 1:  # an earlier run may have had a model with standard deviations
-            for kind in ("sigma.geojson", "sigma.qml", "pixels-sigma.geojson", "pixels-sigma.qml"):
-                (folder / f"{self.name}-{kind}").unlink(missing_ok=True)
         styles = {layer.name: style_of(layer) for layer in layers}
         written = []
         for layer in layers:
@@ -156,6 +153,7 @@ class SceneResult:
         with replacing_own(target, self.name) as part:
             self._write_rows(part, interval_level)
         written.append(target)
+        remove_outdated(folder, self.name, written)  # an earlier run may have had another place, or no sigma
         return [*written, *self._save_dota(folder / DOTA)] if dota else written
 
     def _save_dota(self, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from pathlib import Path
@@ -17,7 +18,7 @@ from yolo_uncert.scenes.detect import check_switches, detect_scene, origin, sett
 from yolo_uncert.scenes.finished import Finished
 from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.result import DOTA, INTERVAL_LEVEL, SceneResult, class_names, name_of
-from yolo_uncert.scenes.targets import check_targets
+from yolo_uncert.scenes.targets import DERIVED, check_dota, check_targets
 
 SUFFIXES = frozenset(f".{kind}" for kind in (*IMG_FORMATS, "img", "nitf", "ntf"))
 """Endings of the files of a folder that are taken for scenes."""
@@ -67,6 +68,8 @@ def detect_scenes(
     if out is not None:
         for file in files:
             check_targets(out, name_of(file), file)
+        if dota:
+            check_dota(Path(out) / DOTA)
     model = model if isinstance(model, YOLO) else YOLO(model)
     return _detect(model, files, None if out is None else Path(out), resume, dota, options)
 
@@ -107,6 +110,9 @@ def list_scenes(source: Source) -> list[str]:
     for name in dict.fromkeys(found):
         if (other := named.setdefault(name_of(name), name)) != name:
             raise OptionError(f"scene: the files of {other} and of {name} would have the same name")
+    for stem, name in named.items():
+        if (base := re.sub(DERIVED, "", stem)) != stem and base in named:
+            raise OptionError(f"scene: the files of {named[base]} and of {name} might have the same name")
     return list(named.values())
 
 
@@ -145,7 +151,9 @@ def _detect(
             rows.append(result.dota())
         yield result
     if out is not None and rows:
-        write_dota(out / DOTA, DotaDetections.stack(rows), class_names(names))
+        written = write_dota(out / DOTA, DotaDetections.stack(rows), class_names(names))
+        for old in {*(out / DOTA).glob("Task1_*.txt")} - {*written}:  # classes of another model
+            old.unlink()
     if failed:
         raise SceneError(f"{len(failed)} of {len(files)} scenes could not be done: {', '.join(failed)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -11,7 +12,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from yolo_uncert.config import OptionError
+from yolo_uncert.evaluation import read_dota
 from yolo_uncert.files import replacing
+
+DERIVED = r"-(sigma|pixels|pixels-sigma|epsg\d+)$"
+"""What the names of a result's files have behind its own."""
 
 Digests = dict[str, list[str]]
 """The last two digests of each file by its name: a run that is stopped leaves one or the other."""
@@ -72,6 +77,36 @@ def _known(folder: Path, name: str) -> Digests:
     return known
 
 
+def check_dota(folder: Path) -> None:
+    """Refuse to replace result files of DOTA that cannot be any.
+
+    Args:
+        folder: Where such files are to be written.
+
+    Raises:
+        OptionError: A file there of such a name holds something else.
+    """
+    if any(folder.glob("Task1_*.txt")):
+        try:
+            read_dota(folder)
+        except ValueError as error:
+            raise OptionError(f"scene: {folder} would be replaced, and holds no results of DOTA: {error}") from error
+
+
+def remove_outdated(folder: Path, name: str, written: Iterable[Path]) -> None:
+    """Remove the files of an earlier result that this one has no successor of, if they are as they were written.
+
+    Args:
+        folder: Where the result was written.
+        name: Its name.
+        written: Its files.
+    """
+    known, kept = _known(folder, name), {file.name for file in written}
+    for file in _present(folder, name):
+        if file.name not in kept and _digest(file) in known.get(file.name, []):
+            file.unlink()
+
+
 def _present(folder: Path, name: str) -> Iterator[Path]:
     """Yield the files of a result that are there."""
     kinds = ("", "-sigma", "-pixels", "-pixels-sigma")
@@ -79,7 +114,7 @@ def _present(folder: Path, name: str) -> Iterator[Path]:
     there = sorted(folder.iterdir()) if folder.is_dir() else []
     for file in there:
         end = file.name.removeprefix(name) if file.name.startswith(name) else ""
-        if end in ends or (end.startswith("-epsg") and end.endswith((".geojson", ".qml"))):
+        if end in ends or re.fullmatch(r"-epsg\d+\.(geojson|qml)", end):
             yield file
 
 
