@@ -109,6 +109,9 @@ def test_none_is_a_value_of_its_own():
     [
         ({"iou": "0.7,7"}, "'iou=7' is an invalid value"),
         ({"iou": "0.7,0.6", "out": "file"}, "out: cannot write to file"),
+        ({"score_fusion": "none,gaussian", "sigma_source": "none"}, "score_fusion=gaussian needs standard deviations"),
+        ({"vote_weight": "both,bayes", "sigma_source": "none", "var_vote": True}, "vote_weight=bayes"),
+        ({"pdq": "False,True", "sigma_source": "none"}, "pdq=True needs horizontal boxes with standard deviations"),
     ],
 )
 def test_mistakes_are_found_before_the_first_validation(tiny, tmp_path, monkeypatch, options, message):
@@ -117,6 +120,12 @@ def test_mistakes_are_found_before_the_first_validation(tiny, tmp_path, monkeypa
     monkeypatch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("validated"))
     with pytest.raises((OSError, ValueError), match=message):
         compare(f"{tiny.weights('detect')},", data=str(tiny.data("detect")), **options, **QUIET)
+
+
+def test_what_one_of_the_models_cannot_do_is_found_before_the_first_validation(tiny, monkeypatch):
+    monkeypatch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("validated"))
+    with pytest.raises(OptionError, match="sigma_source=gaussian: this model has no such branch"):
+        compare([tiny.weights("detect"), tiny.weights("stock")], sigma_source="gaussian", **QUIET)
 
 
 def test_a_model_with_and_without_sigma(tiny, tmp_path):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,16 @@ from ultralytics.utils.files import increment_path
 
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
+from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.options import check_options, split_options
+from yolo_uncert.engine.postprocess import check_rules
+from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.engine.states import is_stock
 from yolo_uncert.files import check_folder, plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
 from yolo_uncert.run_options import chooses_none, run_option_names
+from yolo_uncert.schema import Schema
 
 Floats = npt.NDArray[np.floating]
 
@@ -127,11 +133,18 @@ def compare(
 
 def _check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
     """Look at all models and settings before the first validation, which may take an hour."""
-    for setting in settings:
-        check_options(setting, "compare")
-        get_cfg(overrides=split_options(setting)[0])
+    checked = [(check_options(s, "compare"), get_cfg(overrides=split_options(s)[0])) for s in settings]
     for path in dict.fromkeys(paths):
-        YOLO(path)
+        model = YOLO(path)
+        if isinstance(model.model, str):  # an exported file: what it predicts is known when it is loaded
+            continue
+        for ours, stock in checked:
+            dfl = is_stock(model.model) and ours.sigma_source == "dfl"
+            schema = Schema.of(model.task, 1, ["dfl"]) if dfl else schema_of(model.model, model.task)
+            check_rules(schema, SimpleNamespace(**{**vars(stock), **asdict(ours)}))
+            source = pick_source(schema.names, ours.sigma_source)
+            if ours.pdq and (model.task != "detect" or source == "none"):
+                raise OptionError(f"pdq=True needs horizontal boxes with standard deviations, which {path} has not")
 
 
 def _variants(runs: Sequence[tuple[str, Matches, Scored]], samples: int) -> list[Variant]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ def arguments(**given):
 
 @pytest.fixture(autouse=True)
 def _warn_again():
-    module._warn.cache_clear()
+    module._warn_once.cache_clear()
 
 
 def boxes(result):
@@ -457,6 +458,39 @@ def test_calibrating_a_model(weights, tiny, image, caplog, kind):
     assert model.calibrate(remove=True) == target
     assert calibration_of(YOLO(target).model) is None
     assert_close(boxes(model(image(kind), **PREDICT)[0]).std, raw.std, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_images_of_the_fit_are_told_from_others(weights, tiny, tmp_path, caplog):
+    options = {**QUIET, "data": str(tiny.data("detect")), "plots": False, "project": str(tmp_path), "exist_ok": True}
+    model = YOLO(weights("detect"))
+    model.calibrate(split="train", level=0.5, **options)
+    model.val(split="val", name="other", **options)
+    assert "was calibrated on these images" not in caplog.text
+    model.val(split="train", name="same", **options)
+    assert f"was calibrated on these images ({tiny.data('detect').name}, split=train)" in caplog.text
+    said = {name: json.loads((tmp_path / name / "uncertainty.json").read_text()) for name in ("other", "same")}
+    assert said["other"]["settings"]["calibration"]["split"] == "train"
+    model.val(split="val", name="raw", calibrated=False, **options)
+    assert json.loads((tmp_path / "raw" / "uncertainty.json").read_text())["settings"]["calibration"] is None
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_a_calibration_of_some_classes_is_not_that_of_all(weights, tiny, image, caplog):
+    model = YOLO(weights("detect"))
+    calibrate(model.ckpt_path, tiny, "detect", classes="disc", method="temperature", inplace=True)
+    model = YOLO(model.ckpt_path)
+    model(image("detect"), classes=[0], **PREDICT)
+    assert "may not fit" not in caplog.text
+    model(image("detect"), **PREDICT)
+    assert "the calibration was made with classes=[0] (now None): it may not fit" in caplog.text
+
+
+def test_each_calibration_is_warned_of(caplog):
+    for date in ("today", "yesterday", "today"):
+        found = replace(calibration(), origin={"date": date})
+        applicable(found, SCHEMA, arguments(imgsz=96))
+    assert caplog.text.count("may not fit") == 2
 
 
 @pytest.mark.usefixtures("few_suffice")

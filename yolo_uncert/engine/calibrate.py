@@ -73,6 +73,7 @@ def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, 
         matches = yolo.val(validator, **{**options, **quiet, "data": data}).matches
     args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
     settings = settings_of(schema, args, end2end=end2end)
+    settings |= {"classes": args.classes} if args.classes else {}
     calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
     LOGGER.info(table)
     return calibration

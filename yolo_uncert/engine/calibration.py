@@ -118,16 +118,20 @@ def applicable(
     now, then = settings_of(schema, args, end2end=end2end), calibration.settings
     if now["sigma_source"] == "none":
         return None
+    if "classes" in then:  # it was fitted to these alone
+        now["classes"] = args.classes
     if now["sigma_source"] != then["sigma_source"]:
         _warn(
             f"the calibration is that of sigma_source={then['sigma_source']} and not applied to "
-            f"sigma_source={now['sigma_source']}"
+            f"sigma_source={now['sigma_source']}",
+            calibration,
         )
         return None
     same_vote = then["var_vote"] == now["var_vote"]
     names = [name for name in {**then, **now} if same_vote or name not in VOTING]  # unknown where boxes did not vote
     if other := [f"{k}={then.get(k)} (now {now.get(k)})" for k in names if then.get(k) != now.get(k)]:
-        _warn(f"the calibration was made with {', '.join(other)}: it may not fit; calibrate again with these settings")
+        made = f"the calibration was made with {', '.join(other)}"
+        _warn(f"{made}: it may not fit; calibrate again with these settings", calibration)
     return calibration
 
 
@@ -160,7 +164,11 @@ def write_calibration(exporter: Any) -> None:
         exporter.metadata[METADATA_KEY] = json.dumps(calibration.as_dict())
 
 
+def _warn(message: str, calibration: Calibration) -> None:
+    """Warn once of each calibration, not for every image."""
+    _warn_once(message, str(calibration.origin))
+
+
 @cache
-def _warn(message: str) -> None:
-    """Warn once, not for every image."""
+def _warn_once(message: str, _: str) -> None:
     LOGGER.warning(message)

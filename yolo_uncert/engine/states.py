@@ -45,10 +45,11 @@ def moments(yolo: Any, options: RunOptions) -> Iterator[None]:
     lend = is_stock(stock) and _source(stock, options) == "dfl"
     if lend != yolo._lent:
         yolo._lent, yolo.predictor = lend, None
+        if lend:
+            LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
     if not lend:
         yield
         return
-    LOGGER.info("Reading standard deviations off the DFL distributions of this stock model")
     yolo.model = MODELS[yolo.task].from_stock(stock, {"dfl": {}})
     try:
         yield

@@ -56,9 +56,19 @@ class _UncertValidator(DetectionValidator):
         warm_up(self.args.suppress_backend)
         self.calibration = applicable(calibration_of(model), self.schema, self.args, end2end=self.end2end)
         self._compare_names(model)
+        self._compare_origin()
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
         if self.args.pdq and (len(self.coordinates) != 4 or not self.metrics.prefixes):
             raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
+
+    def _compare_origin(self) -> None:
+        """Warn where a calibration is about to be measured on the images that it was fitted to."""
+        origin = self.calibration.origin if self.calibration else {}
+        if origin and (origin["data"], origin["split"]) == (Path(str(self.args.data)).name, self.args.split):
+            LOGGER.warning(
+                f"the model was calibrated on these images ({origin['data']}, split={origin['split']}): coverage and "
+                "calibration error are better than on others; measure on another split"
+            )
 
     def _compare_names(self, model: Any) -> None:
         """Warn where the classes of the data are others than those that the model was trained on."""
@@ -124,7 +134,9 @@ class _UncertValidator(DetectionValidator):
         return [interval_table(self.metrics.matches, conformal, self.coordinates)]
 
     def _write(self) -> None:
-        write_results(self.metrics, {k: v for k, v in vars(self.args).items() if v is not None}, self.save_dir)
+        options = {k: v for k, v in vars(self.args).items() if v is not None}
+        origin = self.calibration.origin if self.calibration else None
+        write_results(self.metrics, {**options, "calibration": origin}, self.save_dir)
 
     def print_results(self) -> None:
         """Print the stock table, and after a training or by itself those of AP by overlap, sigma and scores."""
