@@ -24,7 +24,7 @@ from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.options import check_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.schemas import schema_of
-from yolo_uncert.engine.states import is_stock
+from yolo_uncert.engine.states import lends_moments
 from yolo_uncert.files import check_folder, plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
@@ -139,7 +139,7 @@ def _check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
         if isinstance(model.model, str):  # an exported file: what it predicts is known when it is loaded
             continue
         for ours, stock in checked:
-            dfl = is_stock(model.model) and ours.sigma_source == "dfl"
+            dfl = lends_moments(model.model, ours)
             schema = Schema.of(model.task, 1, ["dfl"]) if dfl else schema_of(model.model, model.task)
             check_rules(schema, SimpleNamespace(**{**vars(stock), **asdict(ours)}))
             source = pick_source(schema.names, ours.sigma_source)

@@ -261,6 +261,8 @@ class TestAdopt:
         np.testing.assert_allclose(interval[1, :4], before[1, [0, 1, 3, 2]], rtol=1e-6)
         np.testing.assert_allclose(np.asarray(tracked[1:].interval(0.9)), interval[1:], rtol=1e-6)
         assert tracked[:0].interval(0.9).shape == (0, 5, 2)
+        back = tracked.adopt(OBB(obb.data.numpy() if to_numpy else obb.data, SHAPE))
+        np.testing.assert_allclose(np.asarray(back.interval(0.9)), before, rtol=1e-6)
 
     def test_no_rows(self):
         empty = detect()[:0]

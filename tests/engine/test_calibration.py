@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import strip_optimizer
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import USAGE_ERROR, main
+from yolo_uncert.compare import _check
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine import calibration as module
 from yolo_uncert.engine import checkpoints
@@ -484,6 +485,11 @@ def test_a_calibration_of_some_classes_is_not_that_of_all(weights, tiny, image, 
     assert "may not fit" not in caplog.text
     model(image("detect"), **PREDICT)
     assert "the calibration was made with classes=[0] (now None): it may not fit" in caplog.text
+    found = replace(calibration(classes=[0, 1]), origin={"date": "of two classes"})
+    caplog.clear()
+    for same in ([1, 0], (0, 1), np.array([0, 1])):
+        applicable(found, SCHEMA, arguments(classes=same))
+    assert "may not fit" not in caplog.text
 
 
 def test_each_calibration_is_warned_of(caplog):
@@ -505,6 +511,7 @@ def test_stock_model_is_calibrated_by_its_moments(weights, tiny, image):
     lent = model(image("detect"), **PREDICT)[0].boxes
     assert_close(lent.std, found.std)
     assert lent.interval(0.5) is not None
+    _check([file], [{"pdq": True}, {"score_fusion": "gaussian"}])  # what compare refuses of other stock models
     assert model(image("detect"), calibrated=False, **PREDICT)[0].boxes.std is None
     assert model(image("detect"), sigma_source="none", **PREDICT)[0].boxes.std is None
     exported = YOLO(model.export(format="torchscript", imgsz=64, device="cpu"))

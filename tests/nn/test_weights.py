@@ -127,7 +127,7 @@ def test_a_fused_model_is_refused(build, save):
     source = build("yolo11n.yaml", "detect", {"gaussian": {}}, seed=1).fuse()
     model = build("yolo11n.yaml", "detect", {"gaussian": {}})
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match="no batch normalisation: its convolutions were fused"):
+    with pytest.raises(ValueError, match="without batch normalisation: its convolutions were fused"):
         load_tensors(model, save(source.state_dict(), ".npz"))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 

@@ -159,7 +159,9 @@ def test_points_without_longitude_and_latitude(scene, monkeypatch, caplog):
     content = scene("utm").geojson()
     assert [feature["geometry"] for feature in content["features"]] == [None] * 3
     assert "3 of 3 boxes have no longitude and latitude: their geometry is null" in caplog.text
-    assert to_lonlat(points, moon).shape == (2, 2, 2)
+    assert np.isnan(to_lonlat(points, moon)).all()
+    many = np.concatenate((np.full((60, 2), 9e6), np.zeros((60, 2))))
+    assert np.isnan(to_lonlat(many, full_disc)).all(1).tolist() == [True] * 60 + [False] * 60
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,15 @@ def test_stamps_hold_all_files_of_a_scene(write_tif, tmp_path):
     placed = source_stamp(path)
     assert placed != before, "a file that says where it lies"
     assert "scene.tfw" in placed
+    (tmp_path / "scene.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MAXIMUM">0</MDI></Metadata></PAMRasterBand>'
+        "</PAMDataset>"
+    )
+    assert source_stamp(path) == placed, "QGIS has looked at it"
+    (tmp_path / "scene.tif.aux.xml").write_text(
+        "<PAMDataset><SRS>EPSG:32633</SRS><GeoTransform>5e5, 1, 0, 5e6, 0, -1</GeoTransform></PAMDataset>"
+    )
+    assert "EPSG:32633" in source_stamp(path), "where it lies"
     copy(path, tmp_path / "mosaic.vrt", driver="VRT")
     mosaic = source_stamp(tmp_path / "mosaic.vrt")
     write_tif(np.ones((1, 20, 30), np.uint8))

@@ -133,6 +133,16 @@ def test_what_a_file_calls_alpha_may_be_a_band(write_tif):
         assert (image == values[[1, 2, 3]].transpose(1, 2, 0)).all()
 
 
+def test_a_named_alpha_band_leaves_nodata_what_it_is(write_tif):
+    values = ramp(4) + np.uint8(1)
+    values[:, :, :6] = 0
+    with open_raster(write_tif(values, photometric="RGB", ALPHA="YES", nodata=0)) as raster:
+        assert not shown(raster, (4, 3, 2))[:, :6].any()
+        _, mask = raster.read((4, 3, 2), WHOLE)
+        assert not mask[:, :, :6].any()
+        assert mask[:, :, 6:].all()
+
+
 def test_a_band_of_one_value_is_black(write_tif):
     with open_raster(write_tif(np.full((1, 20, 30), 700, np.uint16))) as raster:
         assert not shown(raster).any()

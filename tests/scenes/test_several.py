@@ -96,10 +96,18 @@ def test_sources_that_cannot_be(folder):
 
 
 @pytest.mark.parametrize("end", ["sigma", "pixels", "pixels-sigma", "epsg32633"])
-def test_names_that_the_files_of_another_scene_have(folder, end):
+def test_names_that_the_files_of_another_scene_have(folder, tmp_path, end):
     (folder / f"a-{end}.tif").write_bytes(b"-")
     with pytest.raises(OptionError, match=rf"a\.png and of .*a-{end}\.tif might have the same name"):
-        list_scenes(folder)
+        detect_scenes("no.pt", folder, out=tmp_path / "out")
+    assert len(list_scenes(folder)) == 4, "without files there is no clash"
+
+
+def test_names_that_the_files_of_a_scene_have_with_an_end_of_their_own(folder, tmp_path):
+    for end in ("pixels", "pixels-sigma"):
+        (folder / f"e-{end}.tif").write_bytes(b"-")
+    with pytest.raises(OptionError, match=r"e-pixels\.tif and of .*e-pixels-sigma\.tif might"):
+        detect_scenes("no.pt", folder, out=tmp_path / "out")
 
 
 def test_a_scene_without_the_bands_is_left_out(model_file, folder, tmp_path, caplog):

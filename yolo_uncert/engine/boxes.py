@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = Tensor | npt.NDArray[Any]
 
+TURNED = "turned"
+"""Field for conformal intervals alone: 1 where w and h of an oriented box have changed places since it was detected."""
+
 SAME_SCORE = 1e-6
 """Largest difference of score and class between a track and the detection it came from: float32 rounding."""
 
@@ -238,7 +241,7 @@ class UncertOBB(_UncertTensor, OBB):
 
     def _quantiles(self, row: Array) -> Array:
         """Exchange those of w and h where the box was turned by a quarter after it was detected."""
-        turned: Any = self.fields.get("turned")
+        turned: Any = self.fields.get(TURNED)
         if turned is None or not len(row):
             return row
         where: Any = torch.where if isinstance(self.data, Tensor) else np.where
@@ -261,8 +264,9 @@ class UncertOBB(_UncertTensor, OBB):
                 order, signs = _turns(name, turns)
                 rows[quarters == turns] = rows[quarters == turns][:, order] * _like(signs, rows)
             adopted.fields[name] = rows
-        if adopted.conformal is not None and bool((quarters % 2 == 1).any()):
-            adopted.fields["turned"] = quarters % 2
+        before: Any = adopted.fields.get(TURNED, 0)
+        if adopted.conformal is not None and (TURNED in adopted.fields or bool((quarters % 2 == 1).any())):
+            adopted.fields[TURNED] = (quarters + before) % 2
         return adopted
 
 

@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER
 from yolo_uncert import __version__
 from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
-from yolo_uncert.engine.calibration import Calibration, settings_of
+from yolo_uncert.engine.calibration import Calibration, as_indices, settings_of
 from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.states import is_stock
@@ -73,7 +73,7 @@ def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, 
         matches = yolo.val(validator, **{**options, **quiet, "data": data}).matches
     args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
     settings = settings_of(schema, args, end2end=end2end)
-    settings |= {"classes": args.classes} if args.classes else {}
+    settings |= {"classes": classes} if (classes := as_indices(args.classes)) else {}
     calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
     LOGGER.info(table)
     return calibration

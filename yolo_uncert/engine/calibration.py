@@ -99,6 +99,11 @@ def settings_of(schema: Schema, args: SimpleNamespace, *, end2end: bool = False)
     }
 
 
+def as_indices(classes: Any) -> list[int] | None:
+    """Return the option ``classes`` as a sorted list, None for all."""
+    return sorted(int(index) for index in np.ravel([] if classes is None else classes)) or None
+
+
 def applicable(
     calibration: Calibration | None, schema: Schema, args: SimpleNamespace, *, end2end: bool = False
 ) -> Calibration | None:
@@ -119,7 +124,7 @@ def applicable(
     if now["sigma_source"] == "none":
         return None
     if "classes" in then:  # it was fitted to these alone
-        now["classes"] = args.classes
+        now["classes"] = as_indices(args.classes)
     if now["sigma_source"] != then["sigma_source"]:
         _warn(
             f"the calibration is that of sigma_source={then['sigma_source']} and not applied to "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ultralytics.engine.results import Results
 
-from yolo_uncert.engine.boxes import Array, UncertBoxes, UncertOBB
+from yolo_uncert.engine.boxes import TURNED, Array, UncertBoxes, UncertOBB
 from yolo_uncert.engine.plotting import draw_detections
 from yolo_uncert.functional.conformal import Conformal
 
@@ -153,7 +153,7 @@ class UncertResults(Results):
         detections = Detections.from_ultralytics(self)
         if self._detections is not None:
             fields: Any = self._detections.cpu().numpy().fields
-            detections.data.update(fields)
+            detections.data.update({name: rows for name, rows in fields.items() if name != TURNED})
         return detections
 
     def plot(self, *args: Any, bands: bool = True, **kwargs: Any) -> Any:

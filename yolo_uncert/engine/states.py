@@ -42,7 +42,7 @@ def moments(yolo: Any, options: RunOptions) -> Iterator[None]:
         options: ``sigma_source`` and ``calibrated``.
     """
     stock = yolo.model
-    lend = is_stock(stock) and _source(stock, options) == "dfl"
+    lend = lends_moments(stock, options)
     if lend != yolo._lent:
         yolo._lent, yolo.predictor = lend, None
         if lend:
@@ -57,10 +57,12 @@ def moments(yolo: Any, options: RunOptions) -> Iterator[None]:
         yolo.model = stock
 
 
-def _source(model: Any, options: RunOptions) -> str | None:
-    """Return the source of the standard deviations that is asked for, or else was calibrated."""
+def lends_moments(model: Any, options: RunOptions) -> bool:
+    """Return whether a stock detector is to be read by its DFL moments: asked for, or calibrated with them."""
+    if not is_stock(model):
+        return False
     calibration = calibration_of(model) if options.calibrated and options.sigma_source is None else None
-    return calibration.settings["sigma_source"] if calibration else options.sigma_source
+    return (calibration.settings["sigma_source"] if calibration else options.sigma_source) == "dfl"
 
 
 @contextmanager

@@ -74,12 +74,12 @@ class _UncertValidator(DetectionValidator):
         """Warn where the classes of the data are others than those that the model was trained on."""
         both = model.names, self.data["names"]
         known, given = (names if isinstance(names, dict) else dict(enumerate(names)) for names in both)
-        other = [i for i in known | given if known.get(i) != given.get(i)]
+        other = [i for i in given if known.get(i) != given[i]]
         if other and not self.args.single_cls:
             i = other[0]
             LOGGER.warning(
                 f"{len(other)} classes of the data are not those of the model, and compared by their number: {i} is "
-                f"{given.get(i)!r} in the data and {known.get(i)!r} in the model"
+                f"{given[i]!r} in the data and {known.get(i, 'unknown')!r} in the model"
             )
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:

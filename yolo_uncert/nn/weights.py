@@ -62,15 +62,11 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
             f"only {len(fitting)} of the {len(tensors)} tensors in {path} fit this model by name and shape: "
             "they belong to another architecture or scale"
         )
-    if any(map(_is_batch_norm, own)) and not any(map(_is_batch_norm, tensors)):
+    if any(name.endswith(".conv.bias") and name not in own for name in tensors):
         raise ValueError(
-            f"{path} has no batch normalisation: its convolutions were fused with it for inference, and the rest would "
-            "not fit them. Save the state_dict of the model that is not fused"
+            f"{path} is of a model without batch normalisation: its convolutions were fused with it for inference, and "
+            "the rest would not fit them. Save the state_dict of the model that is not fused"
         )
     model.load_state_dict(fitting, strict=False)
     LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {path}")
     return len(fitting)
-
-
-def _is_batch_norm(name: str) -> bool:
-    return name.endswith(".running_var")

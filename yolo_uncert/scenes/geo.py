@@ -61,7 +61,8 @@ def _lonlat(points: Floats, crs: str) -> Floats:
     if not len(points):
         return points
     try:
-        return np.column_stack(transform(crs, WGS84, *points.T))
+        found = np.column_stack(transform(crs, WGS84, *points.T))
+        return np.where(np.isfinite(found), found, np.nan)
     except Exception:
         # GDAL's errors have no public base class. With no way at all between the systems halving would not help.
         if len(points) == 1 or not _related(crs):

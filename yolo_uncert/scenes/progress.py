@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,8 @@ from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.files import replacing
 from yolo_uncert.model import YOLO
-from yolo_uncert.scenes.raster import companions
+from yolo_uncert.scenes.images import SceneError
+from yolo_uncert.scenes.raster import companions, open_raster
 
 STATE = "state.safetensors"
 """File that names the last complete row of tiles; written after all that it stands for."""
@@ -131,7 +133,10 @@ def source_stamp(source: str | Path | npt.NDArray[Any]) -> str:
     path = Path(source)
     if not path.is_file():
         return str(source)
-    return "; ".join(_stamp(file) for file in [path, *sorted(companions(path) - {path.resolve()})])
+    with suppress(SceneError), open_raster(path) as raster:  # an .aux.xml may say where it lies
+        place = f"; at {raster.geo.transform}, {raster.geo.crs}" if raster.geo else ""
+        return "; ".join(_stamp(file) for file in [path, *sorted(companions(path) - {path.resolve()})]) + place
+    return _stamp(path)
 
 
 def _stamp(path: Path) -> str:

@@ -17,6 +17,9 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.scenes.images import SceneError, check_end, is_turned, read_upright, read_whole
 from yolo_uncert.scenes.tiles import Tile
 
+DERIVED = (".aux.xml", ".ovr")
+"""Endings of files beside a raster that others write when they look at it: statistics, overviews."""
+
 CACHE = 256
 """Megabytes that GDAL may keep of what it has read: by default it takes a share of the machine's memory."""
 
@@ -90,6 +93,7 @@ class GdalRaster:
         Raises:
             SceneError: The file is damaged or cut off there.
         """
+        from rasterio.enums import MaskFlags
         from rasterio.errors import RasterioError
         from rasterio.windows import Window
 
@@ -102,7 +106,8 @@ class GdalRaster:
             parts = [self._dataset.read(i, window=window, out_shape=(len(i), *shape)) for i in groups]
             mask = self._dataset.read_masks(indexes, window=window, out_shape=(len(indexes), *shape)) > 0
             if not set(indexes) <= set(self.bands):  # whoever asks for it means that the alpha channel is none
-                mask[:] = True
+                masked_by = self._dataset.mask_flag_enums
+                mask[[MaskFlags.alpha in masked_by[band - 1] for band in indexes]] = True
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise SceneError(f"{self._name} is damaged or cut off at {tuple(tile)}: {reason}") from error
@@ -185,7 +190,7 @@ def open_raster(source: str | Path | npt.NDArray[Any]) -> Iterator[Raster]:
 
 
 def companions(path: Path) -> set[Path]:
-    """Return the files that GDAL reads for a raster, those beside it (world files, masks) and below it (mosaics)."""
+    """Return the files that GDAL reads for a raster: world files and masks beside it, and the parts of a mosaic."""
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -195,7 +200,8 @@ def companions(path: Path) -> set[Path]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             with rasterio.open(path) as dataset:
-                return {Path(name).resolve() for name in dataset.files if Path(name).is_file()}
+                found = (Path(name).resolve() for name in dataset.files if not name.endswith(DERIVED))
+                return {path for path in found if path.is_file()}
         except RasterioError:  # whoever reads it says so
             return set()
 

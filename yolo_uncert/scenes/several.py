@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,6 +66,7 @@ def detect_scenes(
     check_switches(resume=resume, dota=dota)
     files = list_scenes(source)
     if out is not None:
+        _check_names({name_of(file): file for file in files})
         for file in files:
             check_targets(out, name_of(file), file)
         if dota:
@@ -110,10 +111,16 @@ def list_scenes(source: Source) -> list[str]:
     for name in dict.fromkeys(found):
         if (other := named.setdefault(name_of(name), name)) != name:
             raise OptionError(f"scene: the files of {other} and of {name} would have the same name")
-    for stem, name in named.items():
-        if (base := re.sub(DERIVED, "", stem)) != stem and base in named:
-            raise OptionError(f"scene: the files of {named[base]} and of {name} might have the same name")
     return list(named.values())
+
+
+def _check_names(named: Mapping[str, str]) -> None:
+    """Refuse scenes one of which is named as the files of another one are."""
+    for stem, file in named.items():
+        for end in re.finditer("-", stem):
+            base = stem[: end.start()]
+            if base in named and re.fullmatch(DERIVED, stem[end.start() :]):
+                raise OptionError(f"scene: the files of {named[base]} and of {file} might have the same name")
 
 
 def _rasters(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import read_dota
 from yolo_uncert.files import replacing
 
-DERIVED = r"-(sigma|pixels|pixels-sigma|epsg\d+)$"
+DERIVED = r"-(sigma|pixels|pixels-sigma|epsg\d+)"
 """What the names of a result's files have behind its own."""
 
 Digests = dict[str, list[str]]
