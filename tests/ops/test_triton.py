@@ -102,7 +102,7 @@ def test_identical_boxes_and_scores_go_by_index(scenes) -> None:
 
 
 def test_a_predicted_iou_that_is_no_number_is_rejected(scenes, caplog) -> None:
-    boxes, scores, classes, variances, ious = scenes.horizontal(3, 12)
+    boxes, scores, classes, variances, ious = scenes.oriented(6, 12)
     ious[4] = np.nan
     check([(boxes, scores, classes, variances, ious)], Suppression("iou-guided", vote="var"))
     assert "rejected 1 of 12 candidates" in caplog.text
