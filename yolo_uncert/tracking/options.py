@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultralytics.trackers.track import TRACKER_MAP
 from ultralytics.utils import ROOT, YAML
 from ultralytics.utils.checks import check_yaml
 
@@ -56,6 +55,8 @@ def resolve_tracker(name: str | Path) -> str:
                 f"no tracker yaml named '{name}'{suggest(name, known)}. Shipped: {', '.join(known)}."
             ) from error
         path = str(check_yaml(str(name) if Path(name).suffix else f"{name}.yaml"))
+    from ultralytics.trackers.track import TRACKER_MAP  # not before it is needed: it takes the trackers along
+
     settings = YAML.load(path)
     kind = settings.get("tracker_type")
     if kind not in TRACKER_MAP:
