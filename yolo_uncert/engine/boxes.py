@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -261,8 +262,9 @@ class UncertOBB(_UncertTensor, OBB):
         for name in adopted.fields.keys() & QUARTER_TURN.keys():
             rows: Any = _copy(adopted.fields[name])
             for turns in (1, 2, 3):
-                order, signs = _turns(name, turns)
-                rows[quarters == turns] = rows[quarters == turns][:, order] * _like(signs, rows)
+                if (where := quarters == turns).any():
+                    order, signs = _turns(name, turns)
+                    rows[where] = rows[where][:, order] * _like(signs, rows)
             adopted.fields[name] = rows
         before: Any = adopted.fields.get(TURNED, 0)
         if adopted.conformal is not None and (TURNED in adopted.fields or bool((quarters % 2 == 1).any())):
@@ -278,6 +280,7 @@ QUARTER_TURN = {"std": [0, 1, 3, 2, 4], "sides": [1, 2, 3, 0, 4, 6, 5]}
 """Column that each column of a field becomes when the axes of an oriented box turn by a quarter."""
 
 
+@cache
 def _turns(name: str, quarters: int) -> tuple[list[int], npt.NDArray[np.float32]]:
     """Return order and signs of the columns of a field after so many quarter turns of the box axes."""
     columns = np.arange(1, len(QUARTER_TURN[name]) + 1)

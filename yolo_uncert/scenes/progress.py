@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +21,7 @@ from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
 from yolo_uncert.files import replacing
 from yolo_uncert.model import YOLO
-from yolo_uncert.scenes.images import SceneError
-from yolo_uncert.scenes.raster import companions, open_raster
+from yolo_uncert.scenes.raster import companions
 
 STATE = "state.safetensors"
 """File that names the last complete row of tiles; written after all that it stands for."""
@@ -133,10 +131,9 @@ def source_stamp(source: str | Path | npt.NDArray[Any]) -> str:
     path = Path(source)
     if not path.is_file():
         return str(source)
-    with suppress(SceneError), open_raster(path) as raster:  # an .aux.xml may say where it lies
-        place = f"; at {raster.geo.transform}, {raster.geo.crs}" if raster.geo else ""
-        return "; ".join(_stamp(file) for file in [path, *sorted(companions(path) - {path.resolve()})]) + place
-    return _stamp(path)
+    files, geo = companions(path)
+    place = [f"at {geo.transform}, {geo.crs}"] if geo else []  # an .aux.xml may say so, which others write to
+    return "; ".join([*map(_stamp, [path, *sorted(files - {path.resolve()})]), *place])
 
 
 def _stamp(path: Path) -> str:

@@ -17,7 +17,7 @@ from yolo_uncert.config import OptionError
 from yolo_uncert.scenes.images import SceneError, check_end, is_turned, read_upright, read_whole
 from yolo_uncert.scenes.tiles import Tile
 
-DERIVED = (".aux.xml", ".ovr")
+BY_OTHERS = (".aux.xml", ".ovr")
 """Endings of files beside a raster that others write when they look at it: statistics, overviews."""
 
 CACHE = 256
@@ -82,9 +82,7 @@ class GdalRaster:
         self.bands: tuple[int, ...] = tuple(band for band, kind in kinds.items() if kind.name != "alpha")
         types = zip(dataset.indexes, dataset.dtypes, strict=True)
         self.dtypes: Mapping[int, np.dtype[Any]] = {band: np.dtype(kind) for band, kind in types}
-        crs = dataset.crs
-        placed = crs and (crs.is_geographic or crs.is_projected) and not dataset.transform.is_identity
-        self.geo: Georeference | None = Georeference(tuple(dataset.transform)[:6], crs.to_string()) if placed else None
+        self.geo: Georeference | None = _georeference(dataset)
         self._dataset, self._name = dataset, name
 
     def read(self, bands: Sequence[int], tile: Tile, step: int = 1) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -189,21 +187,31 @@ def open_raster(source: str | Path | npt.NDArray[Any]) -> Iterator[Raster]:
             yield _checked(raster, name)
 
 
-def companions(path: Path) -> set[Path]:
-    """Return the files that GDAL reads for a raster: world files and masks beside it, and the parts of a mosaic."""
+def companions(path: Path) -> tuple[set[Path], Georeference | None]:
+    """Return what GDAL reads with a raster, and where that says it lies; no pixel is read.
+
+    Returns:
+        The file itself, world files and masks beside it and the parts of a mosaic; and the place, if there is one.
+    """
     try:
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
-        return set()
+        return {path.resolve()}, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             with rasterio.open(path) as dataset:
-                found = (Path(name).resolve() for name in dataset.files if not name.endswith(DERIVED))
-                return {path for path in found if path.is_file()}
+                files = {Path(name).resolve() for name in dataset.files if not name.endswith(BY_OTHERS)}
+                return {file for file in files if file.is_file()}, _georeference(dataset)
         except RasterioError:  # whoever reads it says so
-            return set()
+            return {path.resolve()}, None
+
+
+def _georeference(dataset: Any) -> Georeference | None:
+    crs = dataset.crs
+    placed = crs and (crs.is_geographic or crs.is_projected) and not dataset.transform.is_identity
+    return Georeference(tuple(dataset.transform)[:6], crs.to_string()) if placed else None
 
 
 class BandsError(OptionError, SceneError):
