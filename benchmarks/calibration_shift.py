@@ -52,8 +52,8 @@ def measure(fitted: Matches, measured: Matches) -> np.ndarray:
         inside = (np.abs(measured.residual) <= gauss * sigma).mean()
         rows.append((calibration_error(measured.residual, sigma).mean(), inside))
     conformal = Conformal.fit(fitted.residual, fitted.sigma)
-    held = [(np.abs(measured.residual) <= conformal.quantile(p) * measured.sigma).mean(0) for p in (*LEVELS, LEVEL)]
-    rows.append((np.abs(np.array(held[:-1]) - LEVELS[:, None]).mean(), held[-1].mean()))
+    held = conformal.coverage(measured.residual, measured.sigma, (*LEVELS, LEVEL))
+    rows.append((np.abs(held[:-1] - LEVELS[:, None]).mean(), held[-1].mean()))
     return np.array(rows)
 
 

@@ -9,9 +9,9 @@ import yaml
 
 from yolo_uncert import __version__, cli
 from yolo_uncert.cli import FAILURE, INTERRUPTED, USAGE_ERROR, main, parse
-from yolo_uncert.config import OptionError
 from yolo_uncert.help import mode_help, overview
 from yolo_uncert.modes import MODES
+from yolo_uncert.options import OptionError
 
 
 @pytest.fixture

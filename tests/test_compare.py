@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from yolo_uncert.compare import Interval, Variant, _settings, _short, _variants, compare, table, write
-from yolo_uncert.config import OptionError
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
+from yolo_uncert.options import OptionError
 
 QUIET = {"imgsz": 64, "batch": 8, "device": "cpu", "workers": 0, "verbose": False}
 

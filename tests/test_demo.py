@@ -6,9 +6,9 @@ import pytest
 
 from yolo_uncert import demo as module
 from yolo_uncert.cli import main
-from yolo_uncert.config import OptionError
 from yolo_uncert.demo import MODELS, demo
 from yolo_uncert.help import mode_help
+from yolo_uncert.options import OptionError
 from yolo_uncert.synthetic import SceneSpec, load_truth
 
 EASY = {"objects": (1, 2), "size": (0.2, 0.45), "sigma": (0.3, 1.0), "classes": ("disc", "plate")}

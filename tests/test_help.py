@@ -10,12 +10,12 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 from yolo_uncert.cli import parse
 from yolo_uncert.compare import compare
-from yolo_uncert.config import OptionError, describe
 from yolo_uncert.demo import demo
 from yolo_uncert.help import WIDTH, mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.modes import MODES
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.options import OptionError, describe
 from yolo_uncert.run_options import CalibrationOptions, RunOptions
 from yolo_uncert.scenes import detect_scene
 

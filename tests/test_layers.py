@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "yolo_uncert"
 
 # From the bottom to the top: a module imports from its own layer and from those before it.
 LAYERS: list[tuple[str, ...]] = [
-    ("files",),
+    ("files", "options"),
     ("functional",),
     ("ops",),
     ("evaluation",),
@@ -32,7 +32,7 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {"synthetic": {"synthetic", "functional", "ops"}}
-WITHOUT_ULTRALYTICS = {"files", "functional", "ops", "evaluation", "paths", "synthetic"}
+WITHOUT_ULTRALYTICS = {"files", "options", "functional", "ops", "evaluation", "paths", "synthetic"}
 ANY_LAYER = {"__init__", "__main__"}
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

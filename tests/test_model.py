@@ -12,10 +12,10 @@ import yaml
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from yolo_uncert import YOLO
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.checkpoints import checkpoint_of
 from yolo_uncert.model import ENGINE
 from yolo_uncert.nn.models import MODELS
+from yolo_uncert.options import OptionError
 
 QUIET = {"imgsz": 64, "verbose": False, "device": "cpu"}
 

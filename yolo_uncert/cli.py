@@ -18,13 +18,13 @@ from ultralytics.utils.files import increment_path
 
 from yolo_uncert import __version__
 from yolo_uncert.compare import compare
-from yolo_uncert.config import OptionError, suggest
 from yolo_uncert.demo import demo
 from yolo_uncert.dota import prepare_dota
 from yolo_uncert.engine.info import describe_model
 from yolo_uncert.help import mode_help, overview
 from yolo_uncert.model import YOLO
 from yolo_uncert.modes import MODES
+from yolo_uncert.options import OptionError, suggest
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions, chooses_none
 from yolo_uncert.scenes import detect_scene, detect_scenes

@@ -18,9 +18,7 @@ from ultralytics.cfg import get_cfg, smart_value
 from ultralytics.utils import LOGGER, RUNS_DIR
 from ultralytics.utils.files import increment_path
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
-from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.options import check_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.schemas import schema_of
@@ -28,6 +26,7 @@ from yolo_uncert.engine.states import lends_moments
 from yolo_uncert.files import check_folder, plain, replacing
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import chooses_none, run_option_names
 from yolo_uncert.schema import Schema
 
@@ -141,10 +140,10 @@ def _check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
         for ours, stock in checked:
             dfl = lends_moments(model.model, ours)
             schema = Schema.of(model.task, 1, ["dfl"]) if dfl else schema_of(model.model, model.task)
-            check_rules(schema, SimpleNamespace(**{**vars(stock), **asdict(ours)}))
-            source = pick_source(schema.names, ours.sigma_source)
-            if ours.pdq and (model.task != "detect" or source == "none"):
-                raise OptionError(f"pdq=True needs horizontal boxes with standard deviations, which {path} has not")
+            try:
+                check_rules(schema, SimpleNamespace(**{**vars(stock), **asdict(ours)}))
+            except OptionError as error:
+                raise OptionError(f"{path}: {error}") from error
 
 
 def _variants(runs: Sequence[tuple[str, Matches, Scored]], samples: int) -> list[Variant]:

@@ -1,47 +1,16 @@
-"""How options are declared (name, type, default, allowed values, meaning) and checked; those of model yamls.
+"""Options of model yamls: what stands in their ``uncertainty:`` section, and travels in the checkpoint.
 
-*Branch options* stand in the ``uncertainty:`` section of a model yaml and travel in the checkpoint. *Run options*,
-given to ``train``, ``val``, ``predict`` and so on in the CLI and in Python alike, are in ``run_options.py``, those of
-trackers in ``tracking/options.py``.
+*Run options*, given to ``train``, ``val``, ``predict`` and so on in the CLI and in Python alike, are in
+``run_options.py``, those of trackers in ``tracking/options.py``.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from difflib import get_close_matches
-from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass
 
 from yolo_uncert.functional.gaussian import KINDS
 from yolo_uncert.functional.gaussian_distance import DISTANCES, FUNCTIONS
-
-T = TypeVar("T")
-
-
-class OptionError(ValueError):
-    """An option is unknown, has the wrong type, or a value outside the allowed ones."""
-
-
-def option(
-    default: Any,
-    doc: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-) -> Any:
-    """Declare one option of an options dataclass.
-
-    Args:
-        default: Value when the user gives none.
-        doc: One sentence for ``--help`` and the docs.
-        choices: Allowed strings, if limited.
-        low: Smallest allowed number.
-        high: Largest allowed number.
-    """
-    return field(default=default, metadata={"doc": doc, "choices": choices, "low": low, "high": high})
+from yolo_uncert.options import OptionError, option
 
 
 @dataclass(frozen=True)
@@ -135,89 +104,6 @@ class ModelOptions:
     scale: str = option(None, "Scale, unless the file name has its letter.", choices=("n", "s", "m", "l", "x"))
     reg_max: int = option(None, "DFL bins per side; 1 is a head without distributions.", low=1)
     end2end: bool = option(None, "Build a one-to-one head beside the one-to-many head.")
-
-
-def parse_options(cls: type[T], values: Mapping[str, Any] | None, where: str) -> T:
-    """Build an options dataclass from user input, or say precisely what is wrong with it.
-
-    Args:
-        cls: Options dataclass.
-        values: Option names and values; None stands for no options.
-        where: File and key for the message, such as ``yolo11-uncert.yaml: uncertainty.gaussian``.
-
-    Raises:
-        OptionError: An option is unknown (with a suggestion), ill-typed or out of range.
-    """
-    if values is None:
-        values = {}
-    if not isinstance(values, Mapping):
-        raise OptionError(f"{where}: expected options such as {{gain: 1.0}}, not {values!r}")
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
-    hints = _hints(cls)  # type: ignore[arg-type]  # classes are hashable
-    for name, value in values.items():
-        if name not in known:
-            raise OptionError(f"{where}: unknown option {name!r}{suggest(name, known)}. Allowed: {', '.join(known)}")
-        _check(known[name], hints[name], value, f"{where}: {name}")
-    try:
-        return cls(**values)
-    except OptionError as error:
-        raise OptionError(f"{where}: {error}") from error
-
-
-@cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    # Options are read for every batch of a prediction, and to evaluate their annotations takes a millisecond.
-    return get_type_hints(cls)
-
-
-def suggest(name: object, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known name, or nothing."""
-    match = get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def describe(cls: type) -> list[tuple[str, str, str]]:
-    """Return (name, default, meaning with allowed values) for each option of a dataclass."""
-    rows = []
-    for f in fields(cls):
-        choices = f.metadata["choices"]
-        doc = f.metadata["doc"] + (f" One of: {', '.join(choices)}." if choices else "")
-        rows.append((f.name, "" if f.default is MISSING else str(f.default), doc))
-    return rows
-
-
-def _check(spec: Field[Any], hint: Any, value: Any, where: str) -> None:
-    """Raise OptionError unless the value has one of the hinted types and lies in the allowed range."""
-    kinds = get_args(hint) or (hint,)
-    if not any(_is_a(kind, value) for kind in kinds):
-        expected = " or ".join(_name_of(k) for k in kinds)
-        raise OptionError(f"{where} must be {expected}, not {value!r} ({type(value).__name__})")
-    choices, low, high = spec.metadata["choices"], spec.metadata["low"], spec.metadata["high"]
-    if choices and value is not None and value not in choices:
-        raise OptionError(f"{where} is {value!r}{suggest(value, choices)}. Allowed: {', '.join(choices)}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise OptionError(f"{where} must be finite, not {value}")
-        if low is not None and not value >= low:
-            raise OptionError(f"{where} must be at least {low}, not {value}")
-        if high is not None and not value <= high:
-            raise OptionError(f"{where} must be at most {high}, not {value}")
-
-
-def _is_a(kind: Any, value: Any) -> bool:
-    """Return whether a value is of a type, where an int is a float but a bool is no number."""
-    if get_args(kind):  # list[float]
-        return isinstance(value, list) and all(_is_a(get_args(kind)[0], x) for x in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _name_of(kind: Any) -> str:
-    """Return a type as written in an annotation."""
-    if kind is type(None):
-        return "None"
-    return str(kind) if get_args(kind) else str(kind.__name__)
 
 
 def _as_list(value: float | list[float]) -> list[float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.paths import find_asset
 
 ROOT_VARIABLE = "YOLO_UNCERT_DATA"

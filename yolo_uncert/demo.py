@@ -11,13 +11,13 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import LOGGER
 from ultralytics.utils.files import increment_path
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.figures import contact_sheet, enlarge, noise_plot
 from yolo_uncert.engine.options import split_options
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.model import YOLO
 from yolo_uncert.modes import DEMO_TRAINING, PLACES
+from yolo_uncert.options import OptionError
 from yolo_uncert.synthetic import NoiseScore, SceneObject, SceneSpec, load_truth, make_dataset
 
 TRAINED = "uncert-synthetic-obb-n.pt"

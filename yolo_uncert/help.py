@@ -6,9 +6,9 @@ from textwrap import fill
 
 from ultralytics.utils import DEFAULT_CFG_PATH
 
-from yolo_uncert.config import OptionError, describe, suggest
 from yolo_uncert.modes import MODES, Mode
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.options import OptionError, describe, suggest
 from yolo_uncert.paths import list_assets
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.tracking.options import TrackerOptions

@@ -10,7 +10,6 @@ import ultralytics
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
-from yolo_uncert.config import OptionError, parse_options
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
 from yolo_uncert.engine.calibration import write_calibration
@@ -26,6 +25,7 @@ from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
+from yolo_uncert.options import OptionError, parse_options
 from yolo_uncert.output import record
 from yolo_uncert.paths import shipped_weights
 from yolo_uncert.run_options import CalibrationOptions, RunOptions

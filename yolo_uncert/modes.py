@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolo_uncert.config import describe
+from yolo_uncert.options import describe
 from yolo_uncert.run_options import CalibrationOptions, PrepareOptions
 
 

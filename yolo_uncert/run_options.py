@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from yolo_uncert.config import OptionError, option, suggest
 from yolo_uncert.functional.calibrators import TARGETS
 from yolo_uncert.ops.backend import BACKENDS
 from yolo_uncert.ops.options import METHODS
+from yolo_uncert.options import OptionError, option, suggest
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
 

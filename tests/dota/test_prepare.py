@@ -16,10 +16,10 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import DEFAULT_CFG
 
 from yolo_uncert.cli import main
-from yolo_uncert.config import OptionError
 from yolo_uncert.dota import DOTA_CLASSES, prepare_dota
 from yolo_uncert.dota import prepare as module
 from yolo_uncert.evaluation import read_dota_labels
+from yolo_uncert.options import OptionError
 
 BOX = "10 10 20 10 20 15 10 15"
 

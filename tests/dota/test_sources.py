@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.dota.sources import DOTA_CLASSES, class_names, find_scenes, read_scene
+from yolo_uncert.options import OptionError
 
 BOX = "0 0 10 0 10 5 0 5"
 

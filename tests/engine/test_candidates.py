@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import extract, extract_selected, fuse_scores
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 

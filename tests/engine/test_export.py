@@ -11,8 +11,8 @@ from ultralytics.nn.autobackend import AutoBackend
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import main
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.schemas import METADATA_KEY
+from yolo_uncert.options import OptionError
 from yolo_uncert.paths import is_shipped
 
 pytestmark = pytest.mark.filterwarnings(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from ultralytics.utils.metrics import DetMetrics
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.metrics import (
     KEYS,
     UncertDetMetrics,
@@ -18,6 +17,7 @@ from yolo_uncert.engine.metrics import (
     sigma_results,
 )
 from yolo_uncert.functional.summary import summarise
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 COLUMNS = [f"uncert/{key}" for key in KEYS]

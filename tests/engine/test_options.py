@@ -8,10 +8,10 @@ import pytest
 from ultralytics.cfg import get_cfg
 
 from yolo_uncert import YOLO
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.options import check_options, put_options, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 
 ENGINES = {

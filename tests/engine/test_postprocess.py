@@ -12,13 +12,12 @@ from torch.testing import assert_close
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.nms import non_max_suppression
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine import candidates as module
-from yolo_uncert.engine import postprocess as postprocess_module
 from yolo_uncert.engine.candidates import pick_source
-from yolo_uncert.engine.postprocess import check_rules, letterbox_gain, postprocess, scale_fields
+from yolo_uncert.engine.postprocess import letterbox_gain, postprocess, scale_fields
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.nn.models import MODELS
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 
@@ -290,102 +289,6 @@ def test_gain_of_a_letterboxed_image():
     assert letterbox_gain((64, 64), (32, 256)) == 0.25
 
 
-# --- suppression and voting -------------------------------------------------------------------------------------------
-
-
-PAIR = anchors(
-    [50.0, 50.0, 20.0, 20.0, 0.9, 1.0, 1.0, 1.0, 1.0],
-    [52.0, 50.0, 20.0, 20.0, 0.6, 2.0, 2.0, 2.0, 2.0],
-)
-"""Two boxes with IoU (18 * 20) / (800 - 360) = 9 / 11, and sigma 1 and 2 px."""
-GAUSSIAN = Schema.of("detect", 1, ["gaussian"])
-OVERLAP = 9 / 11
-
-
-def test_soft_suppression_decays_the_score():
-    found = one(PAIR, GAUSSIAN, suppress="soft")
-    assert_close(found.conf, torch.tensor([0.9, 0.6 * math.exp(-(OVERLAP**2) / 0.5)]))
-    found = one(PAIR, GAUSSIAN, suppress="soft-linear")
-    assert_close(found.conf, torch.tensor([0.9, 0.6 * (1 - OVERLAP)]))
-
-
-def test_voted_box_and_its_sigma_by_hand():
-    found = one(PAIR, GAUSSIAN, var_vote=True)
-    p = math.exp(-((1 - OVERLAP) ** 2) / 0.02)
-    w = (p / 4) / (1 + p / 4)
-    x1 = 40 + 2 * w
-    var_x, var_y = ((1 - w) * (1 + (40 - x1) ** 2) + w * (4 + (42 - x1) ** 2)), (1 - w) + 4 * w
-    assert_close(found.boxes, torch.tensor([[x1, 40.0, x1 + 20, 60.0]]))
-    assert_close(found.fields["std"], torch.tensor([[var_x, var_y, var_x, var_y]]).sqrt())
-    assert found.index.tolist() == [0]
-
-
-def test_what_soft_suppression_has_decayed_is_voted_from_its_share_on():
-    third = anchors([54.0, 50, 20, 20, 0.5, 1, 1, 1, 1])  # IoU 2 / 3 with the first, which leaves 0.411 of its score
-    y = torch.cat((PAIR, third), 2)
-    stays, moves = (one(y, GAUSSIAN, suppress="soft", var_vote=True, **share) for share in ({}, {"vote_share": 0.4}))
-    assert stays.index.tolist() == moves.index.tolist() == [0, 2, 1]
-    assert_close(stays.boxes[1], torch.tensor([44.0, 40, 64, 60]))
-    assert_close(stays.fields["std"][1], torch.ones(4))
-    assert 43 < moves.boxes[1, 0] < 44, "the second box draws it to the left"
-    assert_close(moves.boxes[0], stays.boxes[0])
-
-
-def test_without_sigma_the_scores_vote():
-    found = one(PAIR, GAUSSIAN, var_vote=True, sigma_source="none")
-    p = math.exp(-((1 - OVERLAP) ** 2) / 0.02) * 0.6
-    assert_close(found.boxes[0, 0], torch.tensor(40 + 2 * p / (0.9 + p)))
-    assert "std" not in found.fields
-
-
-def test_vote_of_a_single_candidate_changes_nothing():
-    alone = PAIR[..., :1]
-    found, plain = one(alone, GAUSSIAN, var_vote=True), one(alone, GAUSSIAN)
-    assert_close(found.boxes, plain.boxes)
-    assert_close(found.fields["std"], plain.fields["std"])
-
-
-@pytest.mark.parametrize("weight", ["variance", "score", "both", "bayes"])
-@pytest.mark.parametrize("suppress", ["hard", "soft", "soft-linear"])
-def test_oriented_vote_at_angle_0_is_the_horizontal_one(suppress, weight):
-    names = ["gaussian"]
-    schema = Schema.of("obb", 2, names)
-    y = random_output(schema)
-    y[:, -1] = 0.0
-    flat = Schema.of("detect", 2, names)
-    horizontal = torch.cat((y[:, :6], y[:, 6:10]), 1)
-    given = {"suppress": suppress, "var_vote": True, "vote_weight": weight, "conf": 0.3}
-    pairs = zip(postprocess(y, schema, options(**given)), postprocess(horizontal, flat, options(**given)), strict=True)
-    for oriented, expected in pairs:
-        assert len(expected.conf)
-        assert torch.equal(oriented.index, expected.index)
-        centre, half = oriented.boxes[:, :2], oriented.boxes[:, 2:4] / 2
-        corners = torch.cat((centre - half, centre + half), 1)
-        assert_close(corners, expected.boxes, rtol=1e-5, atol=1e-3)
-        assert_close(oriented.fields["sides"][:, :4], expected.fields["std"], rtol=1e-4, atol=1e-4)
-
-
-def test_ranked_by_predicted_iou():
-    y = anchors([*NEAR, 0.9, 0.5], [51.0, *NEAR[1:], 0.5, 0.8])
-    found = one(y, Schema.of("detect", 1, ["iou_aware"]), suppress="iou-guided", iou_alpha=1.0)
-    assert found.index.tolist() == [1], "the better located box stays"
-    assert_close(found.conf, torch.tensor([0.9]), msg="with the best score of the cluster")
-
-
-@pytest.mark.parametrize(
-    ("names", "given", "message"),
-    [
-        (["gaussian"], {"suppress": "iou-guided"}, "no iou_aware branch"),
-        (["iou_aware"], {"var_vote": True, "vote_weight": "bayes"}, "this model has no sigma"),
-        (["gaussian"], {"var_vote": True, "vote_weight": "bayes", "sigma_source": "none"}, "sigma_source=none"),
-    ],
-)
-def test_options_that_the_model_cannot_serve(names, given, message):
-    schema = Schema.of("detect", 1, names)
-    with pytest.raises(OptionError, match=message):
-        postprocess(torch.rand(1, 5 + schema.channels, 3), schema, options(**given))
-
-
 @pytest.mark.parametrize("labels", [None, False, True])
 def test_multi_label_option_decides_over_the_default_of_the_mode(labels):
     y = anchors([*NEAR, 0.9, 0.8])
@@ -393,21 +296,6 @@ def test_multi_label_option_decides_over_the_default_of_the_mode(labels):
     for default in (False, True):
         (found,) = postprocess(y, schema, options(multi_label=labels), multi_label=default)
         assert len(found.conf) == 1 + (default if labels is None else labels)
-
-
-@pytest.mark.parametrize("backend", ["numba", "torch", "triton"])
-def test_backends_agree(backend):
-    if backend == "triton":
-        pytest.importorskip("triton")
-    schema = Schema.of("obb", 2, ["gaussian"])
-    y = random_output(schema, anchors=60)
-    given = {"suppress": "soft", "var_vote": True, "max_det": 5}
-    expected = postprocess(y, schema, options(**given))
-    forced = postprocess(y, schema, options(suppress_backend=backend, **given))
-    for a, b in zip(forced, expected, strict=True):
-        assert torch.equal(a.index, b.index)
-        assert_close(a.boxes, b.boxes)
-        assert_close(a.fields["std"], b.fields["std"])
 
 
 @pytest.mark.parametrize("task", ["detect", "obb"])
@@ -428,20 +316,3 @@ def test_half_precision_output_gives_full_precision_detections(task):
 def test_half_precision_of_an_end_to_end_head():
     (found,) = postprocess(end2end_rows().half(), Schema.of("detect", 2, ["iou_aware"]), options(), end2end=True)
     assert found.boxes.dtype == found.conf.dtype == torch.float32
-
-
-def test_rules_without_effect_are_mentioned(monkeypatch):
-    seen = []
-    monkeypatch.setattr(postprocess_module.LOGGER, "warning", seen.append)
-    check_rules(Schema.of("detect", 1, ["gaussian"]), options(), end2end=True)
-    assert not seen
-    check_rules(Schema.of("detect", 1, ["gaussian"]), options(var_vote=True), end2end=True)
-    assert "have no effect" in seen[0]
-
-
-@pytest.mark.parametrize(
-    "given", [{"suppress": "iou-guided"}, {"var_vote": True, "vote_weight": "bayes"}, {"score_fusion": "gaussian"}]
-)
-def test_impossible_rules_are_refused_before_the_first_image(given):
-    with pytest.raises(OptionError):
-        check_rules(Schema.of("detect", 1, []), options(conf=None, **given))

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from ultralytics.nn.autobackend import AutoBackend
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.schemas import METADATA_KEY, schema_of, write_schema
 from yolo_uncert.nn.build import build_model
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 

@@ -15,10 +15,10 @@ import yaml
 from torch.testing import assert_close
 
 from yolo_uncert import YOLO
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.metrics import KEYS
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD
+from yolo_uncert.options import OptionError
 
 QUIET = {"imgsz": 64, "batch": 8, "plots": False, "device": "cpu", "workers": 0}
 

@@ -161,6 +161,20 @@ def test_round_trip_through_json():
             assert np.array_equal(again.quantile(level, boxwise), found.quantile(level, boxwise))
 
 
+def test_coverage_by_hand():
+    """Scores 1 ... 9 of both coordinates, largest of a box 1 ... 9: at level 0.5 half a width of 5 sigma."""
+    fitted = Conformal.fit(np.repeat(np.arange(1.0, 10)[:, None], 2, axis=1), np.ones((9, 2)))
+    residual, sigma = np.array([[4.0, -6], [-10, 10], [3, 2], [5, 20]]), np.array([[1.0, 1], [2, 2], [1, 1], [1, 2]])
+    np.testing.assert_allclose(fitted.coverage(residual, sigma, [0.5, 0.9]), [[1, 0.5], [1, 0.75]])
+    np.testing.assert_allclose(fitted.coverage(residual, sigma, [0.5, 0.9], boxwise=True), [0.5, 0.75])
+    assert fitted.coverage(residual, sigma, []).shape == (0, 2)
+
+
+def test_coverage_floors_sigma_as_the_fit_does():
+    tiny, small = np.full((40, 1), 1e-6), np.linspace(1e-5, 4e-4, 40)[:, None]
+    assert Conformal.fit(small, tiny).coverage(small, tiny, [0.5])[0] == pytest.approx(0.525)
+
+
 def test_a_sigma_of_zero_is_floored():
     found = Conformal.fit(np.array([[0.002]]), np.zeros((1, 1)))
     assert found.quantile(0.5) == pytest.approx([2.0]), "0.002 over SIGMA_MIN"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import UncertDetectionModel, UncertOBBModel
 from yolo_uncert.nn.yamls import load_model_yaml
+from yolo_uncert.options import OptionError
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from torch import nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.nn.branches.dfl import MomentsDFL
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, UncertDetect, UncertOBB, UncertOBB26
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import FIELDS
 
 NEED_DFL = ("dfl", "quality")

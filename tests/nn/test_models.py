@@ -11,10 +11,10 @@ from ultralytics.nn.tasks import DetectionModel, OBBModel, guess_model_task
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.loss import E2ELoss
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
 from yolo_uncert.nn.heads import UncertDetect, UncertOBB, UncertOBB26
 from yolo_uncert.nn.models import MODELS, UncertDetectionModel, UncertOBBModel
+from yolo_uncert.options import OptionError
 
 CASES = [
     ("yolo11n.yaml", "detect", {"gaussian": {}, "dfl": {}, "quality": {}, "qfl": {}, "iou_aware": {}, "kld": {}}),

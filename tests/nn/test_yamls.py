@@ -9,8 +9,8 @@ import pytest
 import yaml
 from ultralytics.utils import ROOT, YAML
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.yamls import load_model_yaml, resolve
+from yolo_uncert.options import OptionError
 
 STOCK = ROOT / "cfg" / "models"
 

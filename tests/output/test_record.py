@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER, YAML
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import USAGE_ERROR, main
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.output import columns, record, rows_of
 from yolo_uncert.output.record import Positions
 from yolo_uncert.streams.loader import Streams

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from yolo_uncert import YOLO
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import Candidates
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes import SceneError, detect_scene
 from yolo_uncert.scenes.finder import _scaled, settle
 

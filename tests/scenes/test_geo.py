@@ -8,8 +8,8 @@ import pytest
 import shapely
 from scipy.integrate import quad
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import read_dota
+from yolo_uncert.options import OptionError
 from yolo_uncert.output import JsonLinesWriter
 from yolo_uncert.scenes import geojson as geojson_module
 from yolo_uncert.scenes import geopackage as geopackage_module

@@ -14,8 +14,8 @@ import pytest
 import shapely
 from pyproj import CRS, Geod, Transformer
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes import SceneResult
 from yolo_uncert.scenes.layers import bands
 from yolo_uncert.scenes.raster import Georeference

@@ -15,7 +15,7 @@ import pytest
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import main
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes import SceneResult, detect_scene
 from yolo_uncert.scenes import scan as scan_module
 from yolo_uncert.scenes.progress import STATE, Progress, model_digest, source_stamp

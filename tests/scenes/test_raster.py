@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 from ultralytics.utils.patches import imread
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.pixels import choose_look, read_tile
 from yolo_uncert.scenes.raster import GdalRaster, ImageRaster, open_raster, pick_bands

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from yolo_uncert.cli import FAILURE, USAGE_ERROR, main
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.evaluation import DotaDetections, read_dota
 from yolo_uncert.functional.conformal import Conformal
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes import Georeference, SceneError, SceneResult, detect_scene, detect_scenes
 from yolo_uncert.scenes import scan as scan_module
 from yolo_uncert.scenes.finished import Finished

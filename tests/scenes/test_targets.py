@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes
 from yolo_uncert.evaluation import read_dota
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes import Georeference, SceneResult, detect_scene
 from yolo_uncert.scenes import scan as scan_module
 from yolo_uncert.scenes.targets import check_targets

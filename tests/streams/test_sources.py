@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.streams import sources
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames

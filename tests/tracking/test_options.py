@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ultralytics.utils import ROOT, YAML
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.help import mode_help
+from yolo_uncert.options import OptionError
 from yolo_uncert.paths import list_assets
 from yolo_uncert.tracking.options import BASES, TrackerOptions, resolve_tracker, tracker_options
 

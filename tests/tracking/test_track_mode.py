@@ -14,7 +14,7 @@ from ultralytics.utils import YAML
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import main
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.tracking.options import resolve_tracker
 from yolo_uncert.tracking.trackers import UncertByteTracker
 

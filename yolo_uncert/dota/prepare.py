@@ -22,10 +22,10 @@ from typing import Any
 import yaml
 from ultralytics.utils import LOGGER, TQDM
 
-from yolo_uncert.config import OptionError, parse_options
 from yolo_uncert.dota.cutting import cut_scene
 from yolo_uncert.dota.sources import SPLITS, Scene, class_names, find_scenes, read_scene
 from yolo_uncert.files import replacing
+from yolo_uncert.options import OptionError, parse_options
 from yolo_uncert.run_options import PrepareOptions
 
 _VERSION = 1

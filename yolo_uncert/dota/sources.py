@@ -10,9 +10,9 @@ import yaml
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import DotaTruth, read_dota_labels
 from yolo_uncert.evaluation.dota_boxes import class_name
+from yolo_uncert.options import OptionError
 from yolo_uncert.paths import find_asset
 
 SPLITS = ("train", "val", "test")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,9 +13,8 @@ import numpy as np
 from ultralytics.utils import LOGGER
 
 from yolo_uncert import __version__
-from yolo_uncert.config import OptionError
-from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, as_indices, settings_of
+from yolo_uncert.engine.calibration_table import Quality, calibration_table
 from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.states import is_stock
@@ -24,29 +23,11 @@ from yolo_uncert.functional.conformal import Conformal, boxes_needed, gaussian_q
 from yolo_uncert.functional.records import Floats, Matches
 from yolo_uncert.functional.reliability import LEVELS, calibration_error
 from yolo_uncert.functional.scoring import nll
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import CalibrationOptions
 
 SPLITS = 10
 """Random halvings of the images on which a calibration is measured."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How good standard deviations and intervals are; one value per coordinate.
-
-    Attributes:
-        within68: Array[C], share of residuals within one standard deviation; 0.683 of Gaussian ones.
-        within: Array[C], share inside of the intervals at the level asked for.
-        boxwise: Share of boxes all of whose coordinates are inside of the box-wise intervals.
-        error: Array[C], calibration error over 19 levels: of the conformal intervals where there are, else of sigma.
-        nll: Array[C], mean Gaussian negative log-likelihood.
-    """
-
-    within68: Floats
-    within: Floats
-    boxwise: float
-    error: Floats
-    nll: Floats
 
 
 def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, Any]) -> Calibration:
@@ -127,7 +108,7 @@ def fit_calibration(
         "version": __version__,
     }
     calibration = Calibration(options.method, options.level, scale, conformal, settings, origin)
-    return calibration, _table(calibration, matches, before, after)
+    return calibration, calibration_table(calibration, matches, before, after)
 
 
 def check_size(boxes: int, options: CalibrationOptions) -> None:
@@ -197,67 +178,25 @@ def _fit(matches: Matches, options: CalibrationOptions) -> tuple[Scale, Conforma
 
 def _quality(matches: Matches, sigma: Floats, conformal: Conformal | None, level: float) -> Quality:
     """Measure sigma, Array[N, C], and the intervals around it: conformal ones, or Gaussian."""
-    count, size = sigma.shape[1], np.abs(matches.residual)
-    single, together = (
-        conformal.quantile(level, boxwise) if conformal else gaussian_quantile(level, count, boxwise)
-        for boxwise in (False, True)
-    )
-    if conformal and conformal.max_level >= LEVELS[-1]:
-        inside = np.array([(size <= sigma * conformal.quantile(p)).mean(axis=0) for p in LEVELS])
-        error = np.abs(inside - LEVELS[:, None]).mean(axis=0)
+    residual, size = matches.residual, np.abs(matches.residual)
+    if conformal:
+        within = conformal.coverage(residual, sigma, [level])[0]
+        boxwise = conformal.coverage(residual, sigma, [level], boxwise=True)[0]
     else:
-        error = calibration_error(matches.residual, sigma)
+        single, together = (gaussian_quantile(level, sigma.shape[1], each) for each in (False, True))
+        within, boxwise = (size <= sigma * single).mean(axis=0), (size <= sigma * together).all(axis=1).mean()
+    if conformal and conformal.max_level >= LEVELS[-1]:
+        error = np.abs(conformal.coverage(residual, sigma, LEVELS) - LEVELS[:, None]).mean(axis=0)
+    else:
+        error = calibration_error(residual, sigma)
     return Quality(
         within68=np.mean(size <= sigma, axis=0),
-        within=np.mean(size <= sigma * single, axis=0),
-        boxwise=float((size <= sigma * together).all(axis=1).mean()),
+        within=within,
+        boxwise=float(boxwise),
         error=error,
-        nll=nll(matches.residual, sigma).mean(axis=0),
+        nll=nll(residual, sigma).mean(axis=0),
     )
 
 
 def _mean(qualities: Sequence[Quality]) -> Quality:
     return Quality(**{f.name: np.mean([getattr(q, f.name) for q in qualities], axis=0) for f in fields(Quality)})
-
-
-def _noise(boxes: int) -> float:
-    """Return the calibration error that a true sigma shows on so many boxes: the mean size of binomial noise."""
-    return float(np.sqrt(2 / np.pi * LEVELS * (1 - LEVELS) / boxes).mean())
-
-
-def _table(calibration: Calibration, matches: Matches, before: Quality, after: Quality | None) -> str:
-    """Return the quality before and after, a line per coordinate."""
-    names = (UncertOBB if matches.oriented else UncertBoxes).coordinates
-    factors = np.median(calibration.scale.factor(matches.sigma), axis=0)
-    origin, level = calibration.origin, f"{calibration.level:.4g}"
-    half = len(matches) // 2
-    how = (
-        f"measured on halves of the images by fits to the other ones: a true sigma has an error of {_noise(half):.3f}"
-        if after
-        else "too few boxes to measure it by halves"
-    )
-    lines = [
-        f"Calibration ({calibration.method}) from {origin['boxes']} boxes of {origin['images']} images; {how}",
-        f"{'':>8}{'factor':>8}{'within sigma':>18}{'within ' + level:>18}{'calibration error':>20}{'NLL':>20}",
-    ]
-    for i, name in enumerate((*names, "all")):
-        rows = slice(i, i + 1) if i < len(names) else slice(None)
-        cells = [
-            # Likelihoods in pixels and in radians have no mean.
-            _cells(
-                [
-                    float(getattr(q, key)[slice(4) if rows == slice(None) and key == "nll" else rows].mean())
-                    for q in (before, after)
-                    if q
-                ]
-            )
-            for key in ("within68", "within", "error", "nll")
-        ]
-        factor = f"{factors[i]:.2f}" if i < len(names) else ""
-        lines.append(f"{name:>8}{factor:>8}{cells[0]:>18}{cells[1]:>18}{cells[2]:>20}{cells[3]:>20}")
-    lines.append(f"{'box':>8}{'':>26}{_cells([q.boxwise for q in (before, after) if q]):>18}")
-    return "\n".join(lines)
-
-
-def _cells(values: Sequence[float]) -> str:
-    return " -> ".join(f"{value:.3f}" for value in values)

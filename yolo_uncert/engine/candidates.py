@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import torch
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.functional.scores import fuse_iou, gaussian_yolo
 from yolo_uncert.ops import above_threshold
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 LEAST_CLASS_SCORE = 0.001

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from ultralytics.utils.patches import torch_load
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import ATTRIBUTE
 from yolo_uncert.files import replacing
+from yolo_uncert.options import OptionError
 from yolo_uncert.paths import is_shipped
 from yolo_uncert.run_options import CalibrationOptions
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from yolo_uncert.config import OptionError, parse_options, suggest
+from yolo_uncert.options import OptionError, parse_options, suggest
 from yolo_uncert.run_options import RunOptions, run_option_names
 
 

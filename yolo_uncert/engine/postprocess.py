@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import torch
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.candidates import Candidates, check_fusion, extract, extract_selected, pick_source
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.ops import Kept, Suppression, batched_suppress
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 
@@ -79,6 +79,9 @@ def check_rules(schema: Schema, args: SimpleNamespace, *, end2end: bool = False)
     """
     check_fusion(schema.names, args)
     options = suppression_of(args, schema)
+    source = pick_source(schema.names, args.sigma_source)
+    if args.pdq and (schema.task != "detect" or source == "none"):
+        raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
     if end2end and (options.method != "hard" or options.vote != "off"):
         LOGGER.warning("this end-to-end head selects its boxes itself: suppress and var_vote have no effect")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 METADATA_KEY = "uncertainty"

@@ -18,7 +18,6 @@ from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.functional.pdq import PdqSums
 from yolo_uncert.functional.records import Matches
 from yolo_uncert.functional.reliability import LEVELS
-from yolo_uncert.functional.residuals import SIGMA_MIN
 from yolo_uncert.functional.score_calibration import d_ece, la_ece
 from yolo_uncert.functional.summary import COVERAGE_LEVELS, SigmaSummary
 
@@ -104,12 +103,11 @@ def interval_table(matches: Matches, conformal: Conformal, coordinates: Sequence
         conformal: The scores of the calibration set.
         coordinates: Names of the coordinates.
     """
-    size = np.abs(matches.residual) / np.maximum(matches.sigma, SIGMA_MIN)
     levels = np.array([*COVERAGE_LEVELS.values(), *LEVELS])
     levels = levels[levels <= conformal.max_level]
     known = len(levels) == len(COVERAGE_LEVELS) + len(LEVELS)
-    single = np.array([(size <= conformal.quantile(p)).mean(0) for p in levels]).reshape(len(levels), -1)
-    together = np.array([(size <= conformal.quantile(p, boxwise=True)).all(1).mean() for p in levels])
+    single = conformal.coverage(matches.residual, matches.sigma, levels)
+    together = conformal.coverage(matches.residual, matches.sigma, levels, boxwise=True)
     rows = []
     for name, held in [*zip(coordinates, single.T, strict=True), ("all", single.mean(1)), ("box-wise", together)]:
         shares = [float(held[i]) if i < len(levels) else math.nan for i in range(len(COVERAGE_LEVELS))]

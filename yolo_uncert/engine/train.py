@@ -14,7 +14,6 @@ from ultralytics.models.yolo.obb import OBBTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
 from yolo_uncert.engine.options import put_iou, put_options, split_options
@@ -23,6 +22,7 @@ from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model
 from yolo_uncert.nn.weights import is_tensor_file, load_tensors, read_tensors
+from yolo_uncert.options import OptionError
 
 BRANCH_GRADIENT_NORM = 1.0
 """Bound on the gradient norm of the branches.

@@ -13,7 +13,6 @@ from ultralytics.models.yolo.obb import OBBValidator
 from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import box_iou
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
@@ -58,8 +57,6 @@ class _UncertValidator(DetectionValidator):
         self._compare_names(model)
         self._compare_origin()
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
-        if self.args.pdq and (len(self.coordinates) != 4 or not self.metrics.prefixes):
-            raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
 
     def _compare_origin(self) -> None:
         """Warn where a calibration is about to be measured on the images that it was fitted to."""

@@ -8,7 +8,7 @@ probability at least p, whatever the distribution of the residuals (Papadopoulos
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -82,6 +82,26 @@ class Conformal:
             )
         row = self.scores[np.searchsorted(self.ranks, rank)]
         return np.full(len(row) - 1, row[-1]) if boxwise else row[:-1]
+
+    def coverage(self, residual: Floats, sigma: Floats, levels: Iterable[float], boxwise: bool = False) -> Floats:
+        """Return which share of truths the intervals hold.
+
+        Args:
+            residual: Array[N, C] truth minus prediction.
+            sigma: Array[N, C] standard deviations in the same unit, floored at SIGMA_MIN as in the fit.
+            levels: L levels in (0, 1).
+            boxwise: All coordinates of a box have to be inside of its box-wise intervals.
+
+        Returns:
+            Array[L, C], or Array[L] of boxes.
+
+        Raises:
+            ValueError: A level is not in (0, 1), or too high for this calibration set.
+        """
+        size = np.abs(residual) / np.maximum(sigma, SIGMA_MIN)
+        held = [size <= self.quantile(level, boxwise) for level in levels]
+        shares = [inside.all(axis=1).mean() if boxwise else inside.mean(axis=0) for inside in held]
+        return np.array(shares).reshape((-1,) if boxwise else (-1, size.shape[1]))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain lists, for JSON."""

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.yamls import load_model_yaml
+from yolo_uncert.options import OptionError
 
 STOCK_MODELS = {"detect": DetectionModel, "obb": OBBModel}
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 

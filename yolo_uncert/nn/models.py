@@ -10,10 +10,10 @@ from typing import Any
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.loss import E2ELoss
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, own_copy
 from yolo_uncert.nn.yamls import HEADS, load_model_yaml, resolve
+from yolo_uncert.options import OptionError
 
 
 class _UncertModel(DetectionModel):

@@ -10,8 +10,9 @@ from typing import Any
 
 from ultralytics.utils import ROOT, YAML
 
-from yolo_uncert.config import ModelOptions, OptionError, parse_options
+from yolo_uncert.config import ModelOptions
 from yolo_uncert.nn.branches import check_uncertainty
+from yolo_uncert.options import OptionError, parse_options
 from yolo_uncert.paths import find_asset, split_scale
 
 HEADS = {"UncertDetect": "Detect", "UncertOBB": "OBB", "UncertOBB26": "OBB26"}

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from yolo_uncert.ops.options import Rules, Suppression, choose
+from yolo_uncert.ops.options import Rules, Suppression
+from yolo_uncert.options import check_choice
 
 if TYPE_CHECKING:
     from yolo_uncert.ops.candidates import Kept
@@ -84,7 +85,7 @@ def get_device_backend(name: str = "auto") -> DeviceBackend | None:
         ImportError: If triton is asked for and not installed.
         RuntimeError: If triton is asked for and there is no GPU.
     """
-    choose("backend", name, BACKENDS)
+    check_choice("backend", name, BACKENDS)
     return _load_triton() if name == "triton" else None
 
 

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from yolo_uncert.options import check_fields, option
 
 HARD, SOFT, LINEAR = 0, 1, 2
 """What the inner loop of a suppression does: remove, decay by a Gaussian, decay linearly."""
 METHODS = {"hard": HARD, "soft": SOFT, "soft-linear": LINEAR, "iou-guided": HARD}
 """Suppression by name, and its inner loop."""
-
-
-def choose(name: str, value: object, known: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest allowed value, unless the value is among the known ones."""
-    known = tuple(known)
-    if value not in known:
-        match = get_close_matches(str(value), known, n=1)
-        hint = f" (did you mean {match[0]!r}?)" if match else ""
-        raise ValueError(f"{name} is {value!r}{hint}. Allowed: {', '.join(known)}")
-
-
-def _option(
-    default: Any, doc: str, *, choices: Iterable[str] = (), low: float | None = None, high: float | None = None
-) -> Any:
-    return field(default=default, metadata={"doc": doc, "choices": tuple(choices), "low": low, "high": high})
 
 
 @dataclass(frozen=True)
@@ -58,31 +43,30 @@ class Suppression:
         ValueError: If an option has the wrong type, is no allowed value or lies outside its range.
     """
 
-    method: str = _option("soft", "How an overlap with a pick lowers the score.", choices=METHODS)
-    sigma: float = _option(0.5, "Width of the Gaussian decay.", low=1e-6)
-    iou_threshold: float = _option(0.7, "Overlap above which the other methods act.", low=0.0, high=1.0)
-    score_threshold: float = _option(0.001, "Candidates below this score, decayed or not, are dropped.", low=0.0)
-    max_det: int = _option(300, "Most boxes kept per image.", low=1)
-    max_nms: int = _option(30000, "Candidates with the highest scores that take part, per image.", low=1)
-    agnostic: bool = _option(False, "Boxes of different classes suppress and vote for each other.")
-    vote: str = _option("off", "Refinement of the kept boxes.", choices=("off", "var", "bayes"))
-    vote_sigma: float = _option(0.02, "Width sigma_t of the votes' closeness.", low=1e-9)
-    vote_iou: float = _option(0.0, "Only candidates with a larger overlap vote.", low=0.0, high=1.0)
-    vote_pool: str = _option(
+    method: str = option("soft", "How an overlap with a pick lowers the score.", choices=METHODS)
+    sigma: float = option(0.5, "Width of the Gaussian decay.", low=1e-6)
+    iou_threshold: float = option(0.7, "Overlap above which the other methods act.", low=0.0, high=1.0)
+    score_threshold: float = option(0.001, "Candidates below this score, decayed or not, are dropped.", low=0.0)
+    max_det: int = option(300, "Most boxes kept per image.", low=1)
+    max_nms: int = option(30000, "Candidates with the highest scores that take part, per image.", low=1)
+    agnostic: bool = option(False, "Boxes of different classes suppress and vote for each other.")
+    vote: str = option("off", "Refinement of the kept boxes.", choices=("off", "var", "bayes"))
+    vote_sigma: float = option(0.02, "Width sigma_t of the votes' closeness.", low=1e-9)
+    vote_iou: float = option(0.0, "Only candidates with a larger overlap vote.", low=0.0, high=1.0)
+    vote_pool: str = option(
         "alive",
         "Who votes: candidates neither picked nor dropped yet, or all of the class.",
         choices=("alive", "all"),
     )
-    vote_weight: str = _option(
+    vote_weight: str = option(
         "variance", "Weight of a vote; without variances it is the score.", choices=("variance", "score", "both")
     )
-    vote_share: float = _option(0.5, "Picks that kept a smaller share of their score are not voted.", low=0.0, high=1.0)
-    merge: str = _option("total", "Variance of a voted box.", choices=("total", "fused"))
+    vote_share: float = option(0.5, "Picks that kept a smaller share of their score are not voted.", low=0.0, high=1.0)
+    merge: str = option("total", "Variance of a voted box.", choices=("total", "fused"))
 
     def __post_init__(self) -> None:
         """Check every option against its type, its choices and its range."""
-        for spec in fields(self):
-            _check(spec.name, getattr(self, spec.name), type(spec.default), spec.metadata)
+        check_fields(self)
 
     @property
     def guided(self) -> bool:
@@ -140,18 +124,3 @@ class Rules(NamedTuple):
             vote_share=float(options.vote_share),
             fused=bayes or options.merge == "fused",
         )
-
-
-def _check(name: str, value: Any, kind: type, limits: Any) -> None:
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name} must be {kind.__name__}, not {value!r} ({type(value).__name__})")
-    if limits["choices"]:
-        choose(name, value, limits["choices"])
-    low, high = limits["low"], limits["high"]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, not {value}")
-    if low is not None and value < low:
-        raise ValueError(f"{name} must be at least {low}, not {value}")
-    if high is not None and value > high:
-        raise ValueError(f"{name} must be at most {high}, not {value}")

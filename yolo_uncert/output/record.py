@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.options import OptionError
 from yolo_uncert.output.rows import rows_of
 from yolo_uncert.output.writers import WRITERS, ParquetWriter, RowWriter
 from yolo_uncert.streams.loader import Streams

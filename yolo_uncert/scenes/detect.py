@@ -13,11 +13,11 @@ import torch
 import ultralytics
 
 from yolo_uncert import __version__
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.options import check_options
 from yolo_uncert.files import check_folder
 from yolo_uncert.model import YOLO
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.finder import ModelFinder
 from yolo_uncert.scenes.pixels import STRETCH, choose_look

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 from ultralytics.utils import ops
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import Array
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration
 from yolo_uncert.engine.candidates import Candidates, extract, extract_selected, pick_source
@@ -21,6 +20,7 @@ from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredic
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.model import YOLO
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 Image = npt.NDArray[np.uint8]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes.geo import to_lonlat, to_map
 from yolo_uncert.scenes.layers import Layer
 from yolo_uncert.scenes.raster import Georeference

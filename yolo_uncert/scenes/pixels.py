@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes.images import SceneError
 from yolo_uncert.scenes.raster import Raster
 from yolo_uncert.scenes.tiles import Tile

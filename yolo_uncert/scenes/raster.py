@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes.images import SceneError, check_end, is_turned, read_upright, read_whole
 from yolo_uncert.scenes.tiles import Tile
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.evaluation import DotaDetections, read_dota, write_dota
 from yolo_uncert.evaluation.dota_boxes import class_name
+from yolo_uncert.options import OptionError
 from yolo_uncert.output import JsonLinesWriter, rows_of
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.geojson import feature_collection, write_json

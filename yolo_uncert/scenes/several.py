@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import DotaDetections, write_dota
 from yolo_uncert.model import YOLO
+from yolo_uncert.options import OptionError
 from yolo_uncert.scenes.detect import check_switches, detect_scene, origin, settings
 from yolo_uncert.scenes.finished import Finished
 from yolo_uncert.scenes.images import SceneError

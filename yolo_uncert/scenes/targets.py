@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.evaluation import read_dota
 from yolo_uncert.files import replacing
+from yolo_uncert.options import OptionError
 
 DERIVED = r"-(sigma|pixels|pixels-sigma|epsg\d+)"
 """What the names of a result's files have behind its own."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 
 EDGE = 4.0
 """Pixels from an inner border within which a box counts as touching it: the box of a cut object ends about there."""

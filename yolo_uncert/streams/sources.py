@@ -15,7 +15,7 @@ from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadScreenshots, SourceTypes
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 
-from yolo_uncert.config import OptionError
+from yolo_uncert.options import OptionError
 from yolo_uncert.streams.capture import PUSHED
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames, npy_frames

@@ -10,7 +10,7 @@ from typing import Any
 from ultralytics.utils import ROOT, YAML
 from ultralytics.utils.checks import check_yaml
 
-from yolo_uncert.config import OptionError, option, parse_options, suggest
+from yolo_uncert.options import OptionError, option, parse_options, suggest
 from yolo_uncert.paths import find_asset, list_assets
 
 BASES = ("bytetrack", "botsort")

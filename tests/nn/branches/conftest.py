@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from yolo_uncert.config import parse_options
 from yolo_uncert.losses.context import Assignment, LossContext
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.nn.branches.base import HeadSpec
+from yolo_uncert.options import parse_options
 
 
 @pytest.fixture

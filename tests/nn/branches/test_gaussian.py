@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.functional.boxes import sides_to_rbox
 from yolo_uncert.functional.gaussian import KINDS, regression_loss
 from yolo_uncert.nn.branches.base import Decoded, Features
 from yolo_uncert.nn.branches.gaussian import LEAST_SPREAD
+from yolo_uncert.options import OptionError
 
 SQUARE = [0.0, 0.0, 4.0, 4.0, 0.0]
 

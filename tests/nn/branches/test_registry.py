@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_uncert.config import OptionError
 from yolo_uncert.nn.branches import BRANCHES, build_branches, check_uncertainty
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import FIELDS
 
 SPEC = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yolo_uncert.config import OptionError, parse_options, suggest
 from yolo_uncert.nn.branches.base import Branch, HeadSpec
 from yolo_uncert.nn.branches.dfl import DFLBranch
 from yolo_uncert.nn.branches.gaussian import GaussianBranch
@@ -13,6 +12,7 @@ from yolo_uncert.nn.branches.iou_aware import IoUAwareBranch
 from yolo_uncert.nn.branches.kld import KLDBranch
 from yolo_uncert.nn.branches.qfl import QFLBranch
 from yolo_uncert.nn.branches.quality import QualityBranch
+from yolo_uncert.options import OptionError, parse_options, suggest
 
 BRANCHES: dict[str, type[Branch]] = {
     cls.name: cls for cls in (GaussianBranch, DFLBranch, QualityBranch, QFLBranch, IoUAwareBranch, KLDBranch)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from ultralytics.nn.modules.block import DFL
 
-from yolo_uncert.config import DFLOptions, OptionError
+from yolo_uncert.config import DFLOptions
 from yolo_uncert.functional.dfl import peak, second_moment, variance_about
 from yolo_uncert.nn.branches.base import Branch, Decoded, HeadSpec
+from yolo_uncert.options import OptionError
 
 
 class MomentsDFL(DFL):

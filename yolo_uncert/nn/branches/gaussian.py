@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the customary name
 from torch import nn
 
-from yolo_uncert.config import GaussianOptions, OptionError
+from yolo_uncert.config import GaussianOptions
 from yolo_uncert.functional.boxes import align_representation, rbox_to_sides
 from yolo_uncert.functional.dfl import moments
 from yolo_uncert.functional.gaussian import clamp_log_var, regression_loss
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+from yolo_uncert.options import OptionError
 
 INIT_WEIGHT_STD = 1e-4
 """He et al. initialise the variance layer with N(0, 1e-4), so that training starts as the plain detector."""

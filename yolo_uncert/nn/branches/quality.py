@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from yolo_uncert.config import OptionError, QualityOptions
+from yolo_uncert.config import QualityOptions
 from yolo_uncert.functional.dfl import top_statistics
 from yolo_uncert.functional.scores import quality_focal_loss
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+from yolo_uncert.options import OptionError
 
 
 class QualityBranch(Branch):

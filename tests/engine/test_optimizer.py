@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ultralytics.utils import DEFAULT_CFG
+
+from yolo_uncert.engine.train import (
+    BRANCH_GRADIENT_NORM,
+    UncertDetectionTrainer,
+    branch_parameters,
+    stock_layers,
+)
+from yolo_uncert.nn.build import build_model
+
+
+def trainer_of(model, **args):
+    """A trainer that is only asked to build optimizers for a model."""
+    trainer = UncertDetectionTrainer.__new__(UncertDetectionTrainer)
+    trainer.model = model
+    trainer.args = DEFAULT_CFG
+    trainer.data = {"nc": 2}
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model("yolo26n-uncert.yaml", "detect", nc=2)
+
+
+def test_branch_parameters_are_grouped_by_rate(model):
+    groups = branch_parameters(model)
+    head = model.model[-1]
+    assert list(groups) == [10.0, 1.0], "gaussian and iou_aware"
+    for rate, name in ((10.0, "gaussian"), (1.0, "iou_aware")):
+        modules = (getattr(head, f"cv_{name}"), getattr(head, f"one2one_cv_{name}"))
+        assert [id(p) for p in groups[rate]] == [id(p) for m in modules for p in m.parameters()]
+    assert branch_parameters(build_model("yolov8n.yaml", "detect")) == {}
+    assert branch_parameters(build_model("yolov8n-dfl.yaml", "detect")) == {}
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MuSGD", "RMSProp"])
+def test_every_parameter_is_in_one_group_and_branches_have_their_own(model, name):
+    optimizer = trainer_of(model).build_optimizer(model, name, lr=0.01, momentum=0.9, decay=5e-4)
+    listed = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+    own = {id(p): rate for rate, parameters in branch_parameters(model).items() for p in parameters}
+    for group in optimizer.param_groups:
+        rates = {own.get(id(p)) for p in group["params"]}
+        if group["param_group"] == "branch":
+            (rate,) = rates
+            assert group["lr"] == pytest.approx(0.01 * rate)
+            assert group["weight_decay"] == 0
+            assert not group.get("use_muon", False)
+        else:
+            assert rates <= {None}
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MuSGD"])
+def test_a_step_moves_branches_and_detector(model, name):
+    model = build_model("yolov8n-gaussian.yaml", "detect", nc=2)
+    optimizer = trainer_of(model).build_optimizer(model, name, lr=0.01, momentum=0.9, decay=0.0)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    moved = {k: (v - before[k]).abs().max().item() for k, v in model.named_parameters()}
+    assert all(moved[k] > 0 for k, v in model.named_parameters() if v.requires_grad)
+    bias = {k: v for k, v in moved.items() if k.endswith("bias")}
+    ours = {v for k, v in bias.items() if ".cv_" in k}
+    theirs = max(v for k, v in bias.items() if ".cv_" not in k and ".cv3." not in k)
+    assert min(ours) == pytest.approx(10 * theirs, rel=1e-4), "ten times the rate"
+
+
+def test_branch_gradients_are_bounded_on_their_own(model):
+    trainer = trainer_of(model)
+    trainer.scaler = torch.amp.GradScaler("cuda", enabled=False)
+    trainer.device, trainer.ema = torch.device("cpu"), None
+    seen = {}
+
+    class Optimizer(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.update({n: p.grad.clone() for n, p in model.named_parameters()})
+
+    trainer.optimizer = Optimizer(model.parameters(), lr=0.1)
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e3 if id(p) in own else 1e-4)
+    before = {n: p.grad.clone() for n, p in model.named_parameters()}
+    trainer.optimizer_step()
+    ours = [n for n, p in model.named_parameters() if id(p) in own]
+    assert math.hypot(*(seen[n].norm() for n in ours)) == pytest.approx(BRANCH_GRADIENT_NORM, rel=1e-3)
+    for name in before.keys() - set(ours):
+        assert torch.equal(seen[name], before[name]), "their own norm is below the common bound of 10"
+
+
+def test_frozen_layers_are_everything_but_the_branches(model):
+    names = stock_layers(model)
+    frozen = {n for n, _ in model.named_parameters() if any(f"model.{layer}." in n for layer in names)}
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    assert {n for n, p in model.named_parameters() if id(p) not in own} == frozen
