@@ -72,7 +72,7 @@ def check_fields(options: Any) -> None:
     Raises:
         OptionError: An option is ill-typed or out of range.
     """
-    hints = _hints(type(options))
+    hints = _hints(type(options))  # type: ignore[arg-type]  # classes are hashable
     for spec in fields(options):
         _check(spec, hints[spec.name], getattr(options, spec.name), spec.name)
 

@@ -15,7 +15,8 @@ from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
 from yolo_uncert import YOLO
-from yolo_uncert.engine.train import UncertDetectionTrainer, stock_layers
+from yolo_uncert.engine.retrofit import stock_layers
+from yolo_uncert.engine.train import UncertDetectionTrainer
 from yolo_uncert.engine.val import UncertDetectionValidator
 
 pytestmark = pytest.mark.seam("engine/train.py")

@@ -6,12 +6,8 @@ import pytest
 import torch
 from ultralytics.utils import DEFAULT_CFG
 
-from yolo_uncert.engine.train import (
-    BRANCH_GRADIENT_NORM,
-    UncertDetectionTrainer,
-    branch_parameters,
-    stock_layers,
-)
+from yolo_uncert.engine.retrofit import branch_parameters
+from yolo_uncert.engine.train import BRANCH_GRADIENT_NORM, UncertDetectionTrainer
 from yolo_uncert.nn.build import build_model
 
 
@@ -93,10 +89,3 @@ def test_branch_gradients_are_bounded_on_their_own(model):
     assert math.hypot(*(seen[n].norm() for n in ours)) == pytest.approx(BRANCH_GRADIENT_NORM, rel=1e-3)
     for name in before.keys() - set(ours):
         assert torch.equal(seen[name], before[name]), "their own norm is below the common bound of 10"
-
-
-def test_frozen_layers_are_everything_but_the_branches(model):
-    names = stock_layers(model)
-    frozen = {n for n, _ in model.named_parameters() if any(f"model.{layer}." in n for layer in names)}
-    own = {id(p) for group in branch_parameters(model).values() for p in group}
-    assert {n for n, p in model.named_parameters() if id(p) not in own} == frozen

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import torch
 from ultralytics.utils import LOGGER
+from ultralytics.utils.ops import xywh2xyxy
 
 from yolo_uncert.functional.scores import fuse_iou, gaussian_yolo
 from yolo_uncert.ops import above_threshold
@@ -147,7 +148,7 @@ def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_labe
         conf = x[4:stock][cls, index]
     # Results in half precision would be off by pixels in a large image, and variances above 256^2 overflow.
     boxes, extra, conf = x[:4, index].T.float(), x[stock:, index].T.float(), conf.float()
-    boxes = _with_angle(boxes, extra, schema) if schema.task == "obb" else _xyxy(boxes)
+    boxes = _with_angle(boxes, extra, schema) if schema.task == "obb" else xywh2xyxy(boxes)
     found = Candidates(boxes, conf, cls.float(), index, schema.split(extra))
     return found if args.classes is None else found.take(_wanted(found.cls, args))
 
@@ -197,11 +198,6 @@ def _wanted(cls: torch.Tensor, args: SimpleNamespace) -> torch.Tensor:
     if args.classes is None:
         return torch.ones_like(cls, dtype=torch.bool)
     return torch.isin(cls, torch.as_tensor(args.classes, device=cls.device, dtype=cls.dtype))
-
-
-def _xyxy(x: torch.Tensor) -> torch.Tensor:
-    half = x[:, 2:4] / 2
-    return torch.cat((x[:, :2] - half, x[:, :2] + half), 1)
 
 
 def _with_angle(boxes: torch.Tensor, x: torch.Tensor, schema: Schema) -> torch.Tensor:

@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 KEYS = ("residual", "sigma", "matched", "hit", "overlap", "image", "file", "pdq", "boxes", "target_boxes")
 """Our statistics of an image: residuals and sigma of its matches; their boxes, IoU, score and class; match and IoU of
 every detection; height, width, and the numbers of detections, objects and matches; name; if asked for, sums of the
-detection quality, and the boxes of detections and objects."""
+detection quality; but for validations while training, the boxes of detections and objects."""
 
 MATCH_IOU = 0.5
 """Overlap at which a detection counts as a measurement of an object, the customary threshold of the field."""

@@ -18,11 +18,11 @@ from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
 from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
+from yolo_uncert.engine.retrofit import branch_parameters, check_transferred, stock_layers
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model
-from yolo_uncert.nn.weights import is_tensor_file, load_tensors, read_tensors
-from yolo_uncert.options import OptionError
+from yolo_uncert.nn.weights import is_tensor_file, load_tensors
 
 BRANCH_GRADIENT_NORM = 1.0
 """Bound on the gradient norm of the branches.
@@ -62,8 +62,8 @@ class _UncertTrainer(DetectionTrainer):
             self.args.pretrained = False
         ckpt = super().setup_model()
         if plain:
-            load_tensors(self.model, pretrained)
-            self.args.pretrained, self._given = pretrained, read_tensors(pretrained)
+            self._given = load_tensors(self.model, pretrained)
+            self.args.pretrained = pretrained
         if self.args.retrofit:
             self.args.freeze = stock_layers(detector(self.model))
             if self._given is not None and not self.resume:
@@ -144,61 +144,3 @@ def detector(model: Any) -> Any:
     """Return the model that is trained, out of what distributes it or lets it learn from a teacher."""
     model = unwrap_model(model)
     return getattr(model, "student_model", model)
-
-
-def branch_parameters(model: Any) -> dict[float, list[nn.Parameter]]:
-    """Return the branches' parameters by learning-rate multiplier, those of the one-to-one head included."""
-    head = model.model[-1]
-    groups: dict[float, list[nn.Parameter]] = {}
-    for branch in getattr(head, "branches", ()):
-        for prefix in ("cv_", "one2one_cv_"):
-            if (modules := getattr(head, prefix + branch.name, None)) is not None:
-                groups.setdefault(branch.lr_mult, []).extend(modules.parameters())
-    return groups
-
-
-def stock_layers(model: Any) -> list[str]:
-    """Return the names, in the form of Ultralytics' ``freeze``, of everything but the branches.
-
-    Raises:
-        OptionError: The model has no branch that could be trained.
-    """
-    last = len(model.model) - 1
-    head = model.model[last]
-    trainable = {p + b.name for b in getattr(head, "branches", ()) for p in ("cv_", "one2one_cv_")}
-    names = [name for name, _ in head.named_children()]
-    if not trainable & set(names):
-        raise OptionError(
-            "retrofit=True trains only the uncertainty branches, but this model has none with weights; "
-            "name a model yaml that has them, and give the trained detector as pretrained="
-        )
-    return [*map(str, range(last)), *(f"{last}.{name}" for name in names if name not in trainable)]
-
-
-def check_transferred(model: Any, given: Mapping[str, torch.Tensor]) -> None:
-    """Make sure that retrofit freezes nothing that is still random.
-
-    Args:
-        model: Model that has been filled from the given weights, as far as they fit.
-        given: Pretrained tensors by name.
-
-    Raises:
-        OptionError: A tensor outside the branches does not come from the given weights.
-    """
-    own = {id(p) for group in branch_parameters(model).values() for p in group}
-    tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if id(v) not in own and v.is_floating_point()}
-    lost = [name for name, value in tensors.items() if name not in given or not _rows_of(value, given[name])]
-    if lost:
-        raise OptionError(
-            f"retrofit=True keeps every weight but those of the branches, yet {len(lost)} of {len(tensors)} tensors "
-            f"({lost[-1]}, ...) have no pretrained value: give pretrained=, a detector of the same architecture that "
-            "knows the classes of the data"
-        )
-
-
-def _rows_of(value: torch.Tensor, source: torch.Tensor) -> bool:
-    """Return whether a tensor is another, or made of its rows: Ultralytics picks the class scores' rows by name."""
-    if value.shape[1:] != source.shape[1:]:
-        return False
-    rows, known = ({row.tobytes() for row in x.detach().cpu().float().numpy()} for x in (value, source))
-    return rows <= known

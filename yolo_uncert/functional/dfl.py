@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from yolo_uncert.functional.dtypes import at_least_float32
+
 
 def moments(logits: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
     """Mean and variance of each side distance: ``mean = sum p_i i``, ``var = sum p_i (i - mean)^2``.
@@ -109,12 +111,8 @@ def top_statistics(logits: Tensor, k: int = 4) -> Tensor:
     return torch.cat((top, top.mean(-1, keepdim=True)), -1)
 
 
-def _dtype(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
-
-
 def _probabilities(logits: Tensor, dim: int = -1) -> Tensor:
-    return logits.softmax(dim, dtype=_dtype(logits))
+    return logits.softmax(dim, dtype=at_least_float32(logits))
 
 
 def _bins(x: Tensor, dim: int) -> Tensor:

@@ -31,6 +31,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from yolo_uncert.functional.dtypes import at_least_float32
+
 LOG_VAR_MIN, LOG_VAR_MAX = -10.0, 10.0
 """Range of a log-variance, ln(grid units^2): sigma from 0.0067 to 148 grid units."""
 
@@ -72,7 +74,7 @@ def clamp_log_var(log_var: Tensor) -> Tensor:
     Returns:
         Tensor[...] of the same shape, float32 (float64 for float64 input).
     """
-    log_var = _at_least_float32(log_var)
+    log_var = log_var.to(at_least_float32(log_var))
     if not log_var.requires_grad:
         return log_var.clamp(LOG_VAR_MIN, LOG_VAR_MAX)  # exporters know clamp, but no custom autograd function
     clamped: Tensor = _RestoringClamp.apply(log_var)
@@ -106,12 +108,8 @@ def regression_loss(
     if not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta must be in [0, 1], got {beta}")
     log_var = clamp_log_var(log_var)
-    loss = KINDS[kind](_at_least_float32(residual), log_var, target_var)
+    loss = KINDS[kind](residual.to(at_least_float32(residual)), log_var, target_var)
     return loss * (beta * log_var.detach()).exp()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _huber(residual: Tensor, delta: float) -> Tensor:
@@ -145,7 +143,8 @@ def _kl_target(residual: Tensor, log_var: Tensor, target_var: Tensor | None) -> 
     if target_var is None:
         raise ValueError("regression loss 'kl_target' needs target_var, the variance of the label")
     # an exact label (variance 0) would be infinitely far from every prediction
-    label_log_var = _at_least_float32(target_var).clamp(math.exp(LOG_VAR_MIN), math.exp(LOG_VAR_MAX)).log()
+    variance = target_var.to(at_least_float32(target_var))
+    label_log_var = variance.clamp(math.exp(LOG_VAR_MIN), math.exp(LOG_VAR_MAX)).log()
     label_scale, scale = ((x / 2).exp() / math.sqrt(2) for x in (label_log_var, log_var))
     distance = residual.abs()
     spread = label_scale * (-distance / label_scale).exp() + distance

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from yolo_uncert.functional.boxes import rotate
+from yolo_uncert.functional.dtypes import at_least_float32
 
 _MIN_LENGTH, _MAX_LENGTH = 1e-7, 1e7
 # Lengths within the limits give distances up to 1e29, whose gradients would leave the range of float32.
@@ -214,7 +215,7 @@ def _pair(pred: Tensor, target: Tensor) -> _Pair:
     """Geometry shared by the distances, with all lengths divided by their common scale."""
     if pred.shape != target.shape or pred.shape[-1:] != (5,):
         raise ValueError(f"pred and target must both be [N, 5]; got {list(pred.shape)} and {list(target.shape)}")
-    dtype = torch.promote_types(torch.promote_types(pred.dtype, target.dtype), torch.float32)
+    dtype = at_least_float32(pred, target)
     pred, target = pred.to(dtype), target.to(dtype)
     size_p, size_t = (boxes[..., 2:4].clamp(_MIN_LENGTH, _MAX_LENGTH) for boxes in (pred, target))
     shift = (target[..., :2] - pred[..., :2]).clamp(-_MAX_LENGTH, _MAX_LENGTH)

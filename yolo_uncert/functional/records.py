@@ -71,8 +71,8 @@ class Scored:
         image: Array[M], index of its image.
         target_cls: Array[T], classes of the objects.
         target_image: Array[T], images of the objects.
-        boxes: Array[M, 4 or 5], the detections in pixels of the original images; no rows unless they were asked for.
-        target_boxes: Array[T, 4 or 5], the objects; no rows unless they were asked for.
+        boxes: Array[M, 4 or 5], the detections in pixels of the original images; no rows while training.
+        target_boxes: Array[T, 4 or 5], the objects; no rows while training.
     """
 
     conf: Floats

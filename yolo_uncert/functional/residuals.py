@@ -1,4 +1,4 @@
-"""Residuals against predicted standard deviations: likelihood, one temperature, rank correlation."""
+"""Residuals against predicted standard deviations: the floor of sigma, one temperature, rank correlation."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from yolo_uncert.functional.dtypes import at_least_float32
+
 # PROB_MAX is the float32 next to 1, where ln(1 - p) is infinite. PROB_MIN lies far closer to its end, because a
 # positive below it would get no gradient, and class scores of 1e-7 do occur.
 PROB_MIN, PROB_MAX = 1e-12, 1.0 - torch.finfo(torch.float32).eps / 2
@@ -33,7 +35,7 @@ def quality_focal_loss(prob: Tensor, target: Tensor, beta: float = 2.0) -> Tenso
         leading minus sign of its formula).
     """
     _check_beta(beta)
-    prob = prob.to(_dtype(prob)).clamp(PROB_MIN, PROB_MAX)
+    prob = prob.to(at_least_float32(prob)).clamp(PROB_MIN, PROB_MAX)
     target = target.to(prob.dtype)
     # written out, because autocast forbids F.binary_cross_entropy even for float32
     bce = -(target * prob.log() + (1 - target) * (-prob).log1p())
@@ -55,7 +57,7 @@ def quality_focal_loss_with_logits(logits: Tensor, target: Tensor, beta: float =
         ValueError: for a beta that is neither 0 nor at least 1.
     """
     _check_beta(beta)
-    logits = logits.to(_dtype(logits))
+    logits = logits.to(at_least_float32(logits))
     target = target.to(logits.dtype)
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     return bce * (target - logits.sigmoid()).abs().pow(beta)
@@ -100,10 +102,6 @@ def gaussian_yolo(prob: Tensor, std: Tensor, size: Tensor) -> Tensor:
     size = size.clamp_min(torch.finfo(size.dtype).tiny)
     uncertainty = (std / torch.cat((size, size), -1)).clamp(0.0, 1.0).mean(-1)
     return prob * (1.0 - uncertainty)
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _check_beta(beta: float) -> None:

@@ -1,7 +1,7 @@
 """Proper scores of Gaussian predictions: how much probability lay where the truth turned out to be (lower is better).
 
 The prediction is N(mu, sigma^2) per coordinate with independent coordinates; only the residual, truth minus mu, enters.
-Residuals and standard deviations share one unit, in which CRPS and energy score are expressed: pixels, radians.
+Residuals and standard deviations share one unit, in which the energy score is expressed too: pixels, radians.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 from scipy.stats import qmc
 
 from yolo_uncert.functional.records import Floats
@@ -60,28 +60,6 @@ def nll(residual: Floats, sigma: Floats) -> Floats:
     residual, sigma = checked(residual, sigma)
     sigma = np.maximum(sigma, SIGMA_MIN)
     return 0.5 * (residual / sigma) ** 2 + np.log(sigma) + 0.5 * math.log(2 * math.pi)
-
-
-def crps(residual: Floats, sigma: Floats) -> Floats:
-    """Return the continuous ranked probability score of every coordinate (Gneiting & Raftery 2007, 4.2).
-
-    ``e (2 Phi(z) - 1) + sigma (2 phi(z) - 1 / sqrt(pi))`` with ``z = e / sigma``; the absolute residual at sigma 0.
-
-    Args:
-        residual: Array[N, C] truth minus prediction.
-        sigma: Array[N, C] standard deviations in the same unit, 0 allowed.
-
-    Returns:
-        Array[N, C] in the unit of the residual, not negative.
-
-    Raises:
-        ValueError: See ``checked``.
-    """
-    residual, sigma = checked(residual, sigma)
-    z = residual / np.maximum(sigma, TINY)
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    score: Floats = residual * (2 * ndtr(z) - 1) + sigma * (2 * density - 1 / math.sqrt(math.pi))
-    return score
 
 
 def energy_score(residual: Floats, sigma: Floats, samples: int = 1000, seed: int = 0) -> Floats:

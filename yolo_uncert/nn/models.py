@@ -12,7 +12,7 @@ from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, own_copy
-from yolo_uncert.nn.yamls import HEADS, load_model_yaml, resolve
+from yolo_uncert.nn.yamls import HEADS, OURS, load_model_yaml, resolve
 from yolo_uncert.options import OptionError
 
 
@@ -65,8 +65,7 @@ class _UncertModel(DetectionModel):
         model = own_copy(cls, stock)
         model.model = type(stock.model)(*stock.model)
         model.yaml = {**deepcopy(stock.yaml), "uncertainty": deepcopy(dict(uncertainty))}
-        row = model.yaml["head"][-1]
-        row[2] = next(ours for ours, base in HEADS.items() if base == type(stock.model[-1]).__name__)
+        model.yaml["head"][-1][2] = OURS[type(stock.model[-1]).__name__]
         model.criterion = None
         model._attach(uncertainty)
         return model

@@ -40,7 +40,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"pretrained weights {path} cannot be read: {error}") from error
 
 
-def load_tensors(model: nn.Module, path: str | Path) -> int:
+def load_tensors(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
     """Copy the tensors whose name and shape fit into a model.
 
     Args:
@@ -48,7 +48,7 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
         path: ``.npz`` or ``.safetensors`` file.
 
     Returns:
-        Number of tensors copied.
+        The tensors that were copied, by name.
 
     Raises:
         ValueError: Fewer than half of the file's tensors fit, so it belongs to another architecture (some tensors of
@@ -69,4 +69,4 @@ def load_tensors(model: nn.Module, path: str | Path) -> int:
         )
     model.load_state_dict(fitting, strict=False)
     LOGGER.info(f"Transferred {len(fitting)}/{len(own)} items from {path}")
-    return len(fitting)
+    return fitting

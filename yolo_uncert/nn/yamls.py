@@ -17,6 +17,8 @@ from yolo_uncert.paths import find_asset, split_scale
 
 HEADS = {"UncertDetect": "Detect", "UncertOBB": "OBB", "UncertOBB26": "OBB26"}
 """Head rows of our yamls and the stock head that stands in for them while Ultralytics parses the rest."""
+OURS = {stock: ours for ours, stock in HEADS.items()}
+"""The other way round: our head that takes the place of a stock one."""
 
 
 def load_model_yaml(name: str | Path) -> dict[str, Any]:
@@ -52,8 +54,7 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
     if "uncertainty" in full:
         check_uncertainty(full["uncertainty"], f"{where}: uncertainty")
         row = full["head"][-1]
-        if row[2] in HEADS.values():
-            row[2] = next(ours for ours, stock in HEADS.items() if stock == row[2])
+        row[2] = OURS.get(row[2], row[2])
         if row[2] not in HEADS:
             raise OptionError(f"{where}: uncertainty needs a head row {', '.join(HEADS)}, not {row[2]}")
     elif full["head"][-1][2] in HEADS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from yolo_uncert.ops.backend import Floats, Ints
+from yolo_uncert.ops.backend import LOGGER, Floats, Ints
 
-LOGGER = logging.getLogger("yolo_uncert.ops")
 Array = TypeVar("Array", NDArray[Any], Tensor)
 
 LEAST_VARIANCE = 1e-12

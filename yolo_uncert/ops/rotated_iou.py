@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolo_uncert.functional.dtypes import at_least_float32
 from yolo_uncert.ops.candidates import Array
 
 _PAIRS_PER_CHUNK = 1 << 12
@@ -83,7 +84,7 @@ def _tensor(boxes: Any) -> Tensor:
 
 @torch.no_grad()
 def _elementwise(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    iou = boxes1.new_empty(len(boxes1), dtype=_result_dtype(boxes1, boxes2))
+    iou = boxes1.new_empty(len(boxes1), dtype=at_least_float32(boxes1, boxes2))
     for start in range(0, len(boxes1), _PAIRS_PER_CHUNK):
         chunk = slice(start, start + _PAIRS_PER_CHUNK)
         iou[chunk] = _iou(_widen(boxes1[chunk]), _widen(boxes2[chunk]))
@@ -92,17 +93,13 @@ def _elementwise(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _pairwise(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    iou = boxes1.new_zeros((len(boxes1), len(boxes2)), dtype=_result_dtype(boxes1, boxes2))
+    iou = boxes1.new_zeros((len(boxes1), len(boxes2)), dtype=at_least_float32(boxes1, boxes2))
     rows_per_chunk = max(1, _TESTS_PER_CHUNK // max(1, len(boxes2)))
     for start in range(0, len(boxes1), rows_per_chunk):
         rows, columns = _circles_meet(boxes1[start : start + rows_per_chunk], boxes2).nonzero(as_tuple=True)
         rows = rows + start
         iou[rows, columns] = _elementwise(boxes1[rows], boxes2[columns]).to(iou.dtype)
     return iou
-
-
-def _result_dtype(boxes1: Tensor, boxes2: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(boxes1.dtype, boxes2.dtype), torch.float32)
 
 
 def _widen(boxes: Tensor) -> Tensor:

@@ -1,0 +1,72 @@
+"""What of a model belongs to its branches: they learn at their own rate, and alone in a retrofit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from yolo_uncert.options import OptionError
+
+PREFIXES = ("cv_", "one2one_cv_")
+"""Of a branch's modules in the head and in its one-to-one copy, followed by the branch's name."""
+
+
+def branch_parameters(model: Any) -> dict[float, list[nn.Parameter]]:
+    """Return the branches' parameters by learning-rate multiplier, those of the one-to-one head included."""
+    head = model.model[-1]
+    groups: dict[float, list[nn.Parameter]] = {}
+    for branch in getattr(head, "branches", ()):
+        for prefix in PREFIXES:
+            if (modules := getattr(head, prefix + branch.name, None)) is not None:
+                groups.setdefault(branch.lr_mult, []).extend(modules.parameters())
+    return groups
+
+
+def stock_layers(model: Any) -> list[str]:
+    """Return the names, in the form of Ultralytics' ``freeze``, of everything but the branches.
+
+    Raises:
+        OptionError: The model has no branch that could be trained.
+    """
+    last = len(model.model) - 1
+    head = model.model[last]
+    trainable = {p + b.name for b in getattr(head, "branches", ()) for p in PREFIXES}
+    names = [name for name, _ in head.named_children()]
+    if not trainable & set(names):
+        raise OptionError(
+            "retrofit=True trains only the uncertainty branches, but this model has none with weights; "
+            "name a model yaml that has them, and give the trained detector as pretrained="
+        )
+    return [*map(str, range(last)), *(f"{last}.{name}" for name in names if name not in trainable)]
+
+
+def check_transferred(model: Any, given: Mapping[str, torch.Tensor]) -> None:
+    """Make sure that retrofit freezes nothing that is still random.
+
+    Args:
+        model: Model that has been filled from the given weights, as far as they fit.
+        given: Pretrained tensors by name.
+
+    Raises:
+        OptionError: A tensor outside the branches does not come from the given weights.
+    """
+    own = {id(p) for group in branch_parameters(model).values() for p in group}
+    tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if id(v) not in own and v.is_floating_point()}
+    lost = [name for name, value in tensors.items() if name not in given or not _rows_of(value, given[name])]
+    if lost:
+        raise OptionError(
+            f"retrofit=True keeps every weight but those of the branches, yet {len(lost)} of {len(tensors)} tensors "
+            f"({lost[-1]}, ...) have no pretrained value: give pretrained=, a detector of the same architecture that "
+            "knows the classes of the data"
+        )
+
+
+def _rows_of(value: torch.Tensor, source: torch.Tensor) -> bool:
+    """Return whether a tensor is another, or made of its rows: Ultralytics picks the class scores' rows by name."""
+    if value.shape[1:] != source.shape[1:]:
+        return False
+    rows, known = ({row.tobytes() for row in x.detach().cpu().float().numpy()} for x in (value, source))
+    return rows <= known
