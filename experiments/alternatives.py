@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from cost import costs
+from grid import Cell, cells, read_grid
 from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, mean_box, paired_boxes, spread, validate
-from run import Cell, cells, checkpoint, write
+from run import checkpoint, write
 from run import spread as mean_and_deviation
 from scaling import Sample, measure, temperatures
 from ultralytics.utils import LOGGER
@@ -225,10 +225,14 @@ def _cell(found: Mapping[tuple[str, str], list[float]], scaling: str, key: str, 
 def main(grid_file: str, runs: str, out_file: str = "") -> None:
     """Measure whatever is missing and print the table."""
     file = Path(grid_file)
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = read_grid(file, {})
     folder = Path(runs) / file.stem
     out = Path(out_file) if out_file else folder / "alternatives.csv"
     grid = [cell for cell in cells(content, folder, {}) if cell.row in METHODS]
+    if lacking := {"stock", "uncert"} - {cell.row for cell in grid}:
+        sys.exit(f"{file} has no row {' and '.join(sorted(lacking))}, which are compared here")
+    if not all({"hard", "soft + vote"} <= cell.rules.keys() for cell in grid if cell.row != "stock"):
+        sys.exit(f"{file} has no rules hard and soft + vote, which are read here")
     if not all(cell.evaluate.get("split", TUNE) != TUNE for cell in grid):
         sys.exit(f"{file} is evaluated on {TUNE}, which everything here is fitted on: name another split")
     lines = measured(grid, out)

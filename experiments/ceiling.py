@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from gains import COLUMNS
+from grid import Cell, cells, read_grid
 from passes import Array, joined, paired_boxes, validate
-from run import Cell, cells, checkpoint, numbers, spread
+from run import checkpoint, numbers, spread
 
 from yolo_uncert import YOLO
 
@@ -80,7 +80,10 @@ def main(grid_file: str, runs: str, *names: str) -> None:
     """Look at the rows of a grid, or at those that are named, and print the tables."""
     file = Path(grid_file)
     rows: dict[str, list[Cell]] = {}
-    for cell in cells(yaml.safe_load(file.read_text(encoding="utf-8")), Path(runs) / file.stem, {}):
+    grid = read_grid(file, {})
+    if unknown := set(names) - grid["rows"].keys():
+        sys.exit(f"{file} has no row {', '.join(sorted(unknown))}. It has: {', '.join(grid['rows'])}")
+    for cell in cells(grid, Path(runs) / file.stem, {}):
         if not names or cell.row in names:
             rows.setdefault(cell.row, []).append(cell)
     for row in (cell for found in rows.values() for cell in found):

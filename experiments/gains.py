@@ -81,7 +81,7 @@ def main(image: str, *words: str) -> None:
     with canvas(Path(image), (4.2 * len(folders), 3.6)) as figure:
         for axes, folder in zip(figure.subplots(1, len(folders), squeeze=False, sharey=True)[0], folders, strict=True):
             panel(axes, folder, baseline, compared)
-        figure.axes[0].set_ylabel(f"AP over {baseline.replace(':', ', ')}, percent")
+        figure.axes[0].set_ylabel(f"points of AP over {baseline.replace(':', ', ')}")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(compared))
 

@@ -2,10 +2,12 @@
 
 A grid names data, training options, rows (a model yaml each, by name or written out, with options of its own), seeds,
 and the rules of suppression that every trained model is evaluated with. A row with ``weights: ROW`` is not trained: it
-reads that row's weights with a head of its own. Each cell has a folder under OUT (default runs/experiments); what is
-there is not done again, and an interrupted training goes on from its last epoch (options are not compared with those of
-cells that are there: use another OUT for trials). Further words are training options of all rows, such as ``device=0``
-or ``epochs=1``. ``table.md`` and ``table.csv`` are written after every cell.
+reads that row's weights with a head of its own. Mistakes are found before the first training (``grid.py``).
+
+Each cell has a folder under OUT (default runs/experiments). What is there is not trained again, whatever its options
+(use another OUT for trials), nor evaluated again unless the options of the rule have changed; an interrupted training
+goes on from its last epoch. Further words are training options of all rows, such as ``device=0`` or ``epochs=1``.
+``table.md`` and ``table.csv`` are written after every cell.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 import ultralytics
 import yaml
+from grid import Cell, cells, read_grid
 from ultralytics.cfg import parse_key_value_pair
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import torch_load
@@ -31,6 +33,7 @@ import yolo_uncert
 from yolo_uncert import YOLO
 from yolo_uncert.files import replacing
 from yolo_uncert.functional.residuals import rank_correlation
+from yolo_uncert.options import OptionError
 
 AP_COLUMNS = {"AP50": 0, "AP75": 5, "AP85": 7, "AP90": 8}
 SIGMA_COLUMNS = {
@@ -39,31 +42,6 @@ SIGMA_COLUMNS = {
     "cal. error": "calibration_error",
     "Spearman": "spearman",
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training: a row of the grid with one seed."""
-
-    row: str
-    seed: int
-    folder: Path
-    train: dict[str, Any]
-    rules: dict[str, dict[str, Any]]
-    evaluate: dict[str, Any]
-    weights: str | None = None
-    """Row whose trained weights this one takes, by name, for its own head; it is not trained then."""
-
-
-def cells(grid: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Iterator[Cell]:
-    """Yield the cells of a grid, seed by seed, so that the first table has every row; first those that are trained."""
-    for seed in grid["seeds"]:
-        for name, row in sorted(grid["rows"].items(), key=lambda item: "weights" in item[1]):
-            own = {k: v for k, v in row.items() if k not in ("rules", "weights")}
-            train = {"data": grid["data"], **grid["train"], **own, **given, "seed": seed}
-            evaluate = {"data": grid["data"], "imgsz": train["imgsz"], **grid.get("evaluate", {})}
-            rules = row["rules"] if "rules" in row else grid["rules"]
-            yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate, row.get("weights"))
 
 
 def train(cell: Cell) -> Path:
@@ -103,16 +81,16 @@ def model_file(cell: Cell, model: str | Mapping[str, Any]) -> str | Path:
 
 
 def evaluate(cell: Cell, weights: Path) -> dict[str, dict[str, float]]:
-    """Evaluate a trained cell with every rule that it has no results of yet."""
-    file = cell.folder / "results.json"
-    results: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """Evaluate a trained cell with every rule that it has no results of yet, by the same options."""
+    results, used = (read(cell.folder / name) for name in ("results.json", "rules.json"))
     for name, rule in cell.rules.items():
-        if name not in results:
-            options = {"plots": False, "verbose": False, "project": str(cell.folder), "name": "val", "exist_ok": True}
-            metrics = YOLO(weights).val(**{**options, **cell.evaluate, **rule})
-            results[name] = numbers(metrics)
-            write(file, results)
-    return results
+        options = {**cell.evaluate, **rule}
+        if name not in results or used.get(name) != options:
+            quiet = {"plots": False, "verbose": False, "project": str(cell.folder), "name": "val", "exist_ok": True}
+            results[name], used[name] = numbers(YOLO(weights).val(**quiet, **options)), options
+            write(cell.folder / "results.json", results)
+            write(cell.folder / "rules.json", used)
+    return {name: results[name] for name in cell.rules}
 
 
 def numbers(metrics: Any) -> dict[str, float]:
@@ -159,6 +137,11 @@ def versions() -> dict[str, str]:
     return {name: module.__version__ for name, module in modules.items()}
 
 
+def read(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, nothing if there is none."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
 def write(file: Path, content: Any) -> None:
     """Write JSON, or lines as Markdown or CSV, by the file's suffix; complete or not at all."""
     with replacing(file) as part, part.open("w", encoding="utf-8", newline="") as stream:
@@ -173,14 +156,15 @@ def write(file: Path, content: Any) -> None:
 
 def main(grid_file: str, *words: str) -> None:
     """Run all cells of a grid."""
-    out = next((word for word in words if "=" not in word), "runs/experiments")
+    folders = [word for word in words if "=" not in word]
+    if len(folders) > 1:
+        raise OptionError(f"one folder for the results, and options as KEY=VALUE, not {' '.join(folders)}")
     given = dict(parse_key_value_pair(word) for word in words if "=" in word)
-    file = Path(grid_file)
-    grid = yaml.safe_load(file.read_text(encoding="utf-8"))
-    folder = Path(out) / file.stem
+    grid = read_grid(grid_file, given)
+    folder = Path(folders[0] if folders else "runs/experiments") / Path(grid_file).stem
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     for cell in cells(grid, folder, given):
-        LOGGER.info(f"\n{cell.row}, seed {cell.seed}")
+        LOGGER.info(f"\n{cell.row}, seed {cell.seed}, read on {cell.evaluate.get('split', 'val')}")
         for rule, found in evaluate(cell, train(cell)).items():
             results.setdefault((cell.row, rule), []).append(found)
         for name in ("table.md", "table.csv"):
@@ -191,4 +175,7 @@ def main(grid_file: str, *words: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (OptionError, OSError) as error:
+        sys.exit(str(error))

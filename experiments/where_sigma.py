@@ -134,10 +134,12 @@ def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -
     """Validate once; print and write the table, and draw it."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
     options = {"plots": False, "verbose": False, "workers": 0, "project": str(folder), "name": "val", "exist_ok": True}
     metrics = YOLO(model).val(data=data, imgsz=int(imgsz), **options)
     matches = metrics.matches
-    attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
+    if not len(matches) or not np.isfinite(matches.sigma).all():
+        sys.exit(f"{model}: no box was matched" if not len(matches) else f"{model} predicts no standard deviations")
     rows = rows_of(matches, attributes)
     head = "| boxes | number | mean sigma, px | mean error, px | factor of sigma | factor of error |"
     lines = [f"| {n} | {c} | {s:.2f} | {e:.2f} | {fs:.2f} | {fe:.2f} |" for n, c, s, e, fs, fe in rows]

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from yolo_uncert import YOLO
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-MODULES = ("run", "passes", "scaling", "cost", "alternatives")
+MODULES = ("grid", "run", "passes", "scaling", "cost", "alternatives")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def ceiling():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXPERIMENTS))
         yield importlib.import_module("ceiling")
-    for name in ("ceiling", "gains", "passes", "run"):
+    for name in ("ceiling", "gains", "passes", "run", "grid"):
         sys.modules.pop(name, None)
 
 

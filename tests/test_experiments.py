@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,18 +14,19 @@ import torch
 import yaml
 
 from yolo_uncert import YOLO
-from yolo_uncert.engine.options import check_options
+from yolo_uncert.options import OptionError
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture(scope="module")
 def run():
-    spec = importlib.util.spec_from_file_location("experiments_run", EXPERIMENTS / "run.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    """The script beside the others, as when it runs, and all of them gone afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(EXPERIMENTS))
+        yield importlib.import_module("run")
+    for name in ("run", "grid"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture
@@ -129,5 +130,80 @@ def test_every_grid_names_models_that_build_and_rules_that_exist(run, file, tmp_
         if cell.seed == content["seeds"][0]:
             assert YOLO(run.model_file(cell, cell.train["model"])).task in ("detect", "obb")
             assert cell.weights in (None, *content["rows"])
-        for rule in cell.rules.values():
-            check_options(rule, "val")
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda f: f.stem)
+def test_every_grid_passes_its_own_check(run, file, shared_data, monkeypatch):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert run.read_grid(file, {"epochs": 1}).keys() <= {"data", "train", "evaluate", "seeds", "rows", "rules"}
+
+
+def changed(grid, place, value):
+    """The grid with another value at a place, which is removed if the value is None."""
+    content = yaml.safe_load(grid.read_text(encoding="utf-8"))
+    *folders, name = place.split("/")
+    inner = content
+    for folder in folders:
+        inner = inner[folder]
+    inner.pop(name, None) if value is None else inner.update({name: value})
+    grid.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return content
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("evalute", {"split": "val"}, "key 'evalute' is unknown .did you mean 'evaluate'"),
+        ("seeds", 0, "seeds missing"),
+        ("seeds", ["a"], "seeds must be a list of whole numbers"),
+        ("train/imgsz", None, "imgsz missing"),
+        ("train/epoch", 3, "stock: .*epoch"),
+        ("train/vote_sigm", 3, "did you mean 'vote_sigma'"),
+        ("rows/stock/model", None, "stock: model missing"),
+        ("rows/stock", {"modle": "yolov8n.yaml"}, "model missing, instead there is 'modle'"),
+        ("rows/peak/weights", "stok", "peak: weights 'stok' is unknown .did you mean 'stock'"),
+        ("rows/peak/weights", "peak", "peak: weights 'peak' is unknown"),
+        ("rows/peak/rules", {"hard": {"supress": "hard"}}, "peak: hard: .*did you mean 'suppress'"),
+        ("evaluate/split", "tset", "split 'tset' is unknown. Known: train, val"),
+        ("rules", None, "uncert: no rules"),
+        ("data", "nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_found_before_the_first_training(run, grid, place, value, message, monkeypatch):
+    monkeypatch.setattr(run, "train", lambda cell: pytest.fail("trained"))
+    changed(grid, place, value)
+    with pytest.raises((OptionError, FileNotFoundError), match=message):
+        run.main(str(grid), "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["seed=3"], "seed= is what a grid varies"), (["out", "epochs", "1"], "one folder .*not out epochs 1")],
+)
+def test_words_that_a_grid_does_not_take(run, grid, words, message):
+    with pytest.raises(OptionError, match=message):
+        run.main(str(grid), *words)
+
+
+def test_a_grid_is_no_data_set(run, grid):
+    changed(grid, "data", str(grid))
+    with pytest.raises(OptionError, match=r"is the grid .*tiny\.yaml from here"):
+        run.read_grid(grid, {})
+
+
+def test_evaluation_takes_over_data_size_and_device(run, tmp_path):
+    grid = {"data": "a.yaml", "train": {"imgsz": 64, "batch": 8}, "seeds": [0], "rules": {"hard": {}}}
+    grid["rows"] = {"own": {"model": "m.yaml", "data": "b.yaml"}}
+    (cell,) = run.cells(grid, tmp_path, {"device": 0})
+    assert cell.evaluate == {"data": "b.yaml", "imgsz": 64, "device": 0}
+
+
+def test_results_are_read_again_only_by_the_same_options(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "numbers", lambda found: {"AP": float(len(seen))})
+    monkeypatch.setattr(run, "YOLO", lambda _: SimpleNamespace(val=lambda **options: seen.append(options["split"])))
+    for split, expected in (("val", 1.0), ("val", 1.0), ("test", 2.0)):
+        cell = run.Cell("a", 0, tmp_path, {}, {"hard": {}}, {"split": split})
+        assert run.evaluate(cell, tmp_path / "best.pt") == {"hard": {"AP": expected}}
+    assert run.evaluate(run.Cell("a", 0, tmp_path, {}, {}, {}), tmp_path) == {}, "rules that the grid has no longer"
+    assert seen == ["val", "test"]
