@@ -14,6 +14,7 @@ from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
 from yolo_uncert.engine.calibration import write_calibration
 from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
+from yolo_uncert.engine.exported import keeping, with_size
 from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
@@ -23,7 +24,7 @@ from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.files import check_folder
 from yolo_uncert.nn.build import build_model, task_of
 from yolo_uncert.nn.models import MODELS
-from yolo_uncert.nn.weights import is_tensor_file, load_tensors
+from yolo_uncert.nn.weights import check_pretrained, is_tensor_file, load_tensors
 from yolo_uncert.nn.yamls import load_model_yaml
 from yolo_uncert.options import OptionError, parse_options
 from yolo_uncert.output import record
@@ -70,8 +71,10 @@ class YOLO(ultralytics.YOLO):
         check_options(kwargs, "train")
         self._check_resume(kwargs.get("resume"))
         if isinstance(kwargs.get("pretrained"), (str, Path)):
-            kwargs["pretrained"] = shipped_weights(kwargs["pretrained"])
+            kwargs["pretrained"] = check_pretrained(shipped_weights(kwargs["pretrained"]))
         if isinstance(kwargs.get("data"), (list, tuple)):
+            if is_tensor_file(kwargs.get("pretrained", self.overrides.get("pretrained"))):
+                raise OptionError("train: with several data sets pretrained= must be a .pt file, loaded anew for each")
             # Upstream would start its own command for each of several data sets, which knows none of our models.
             trainer = trainer or self._smart_load("trainer")
         if self.ckpt and is_tensor_file(kwargs.get("pretrained")):
@@ -86,6 +89,7 @@ class YOLO(ultralytics.YOLO):
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """Validate, with our run options beside those of Ultralytics; see ``yolo-uncert help val``."""
         used: list[Any] = []
+        kwargs = with_size(self.model, kwargs, self.overrides, square=True)
         if kwargs.get("data") is None and self.overrides.get("data"):  # what the model was trained on
             kwargs["data"] = self.overrides["data"]
         self.callbacks["on_val_end"].append(used.append)
@@ -99,6 +103,7 @@ class YOLO(ultralytics.YOLO):
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """Predict, with our run options beside those of Ultralytics; see ``yolo-uncert help predict``."""
+        kwargs = with_size(self.model, kwargs, self.overrides, square=False)
         options = self._options(kwargs, "predict")
         if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
             raise OptionError(f"predict: batch must be at least 1 image, not {batch}")
@@ -145,14 +150,19 @@ class YOLO(ultralytics.YOLO):
             OptionError: The format or option would lose or garble the uncertainty channels.
         """
         options = check_options(kwargs, "export")
-        kwargs, ours = split_options(kwargs)
+        if kwargs.get("quantize") == 8:  # is calibrated on images: those of the training, rather than of COCO
+            kwargs = {"data": self.overrides.get("data"), **kwargs}
+        if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
+            raise OptionError(f"export: batch must be at least 1 image, not {batch}")
+        kwargs, ours = split_options(self._with_data(kwargs))
+        ours.pop("data_root", None)
         if is_stock(self.model) and ours.get("sigma_source") == "dfl":
             del ours["sigma_source"]
         if ours:
             raise OptionError(f"export: {next(iter(ours))} is chosen when the exported file predicts, not before")
         for note in (write_schema, write_calibration):
             self._call_back("on_export_start", note)
-        with alone(self), moments(self, options), own_place(self):
+        with alone(self), moments(self, options), own_place(self), keeping(self.model, kwargs):
             if kwargs.get("nms") and self._has_branches():
                 raise OptionError(
                     "export with nms=True cannot carry the uncertainty channels of this model; export without it, "

@@ -166,6 +166,7 @@ MODES: dict[str, Mode] = {
             *("model", "imgsz", "batch", "device", "data", "split", "fraction", "quantize", "name", "verbose"),
             *("nms", "conf", "iou", "max_det", "agnostic_nms"),
         ),
+        ("data_root",),
         defaults={**_TRAINED, "batch": "1", "verbose": "False"},
     ),
     "compare": Mode(

@@ -157,3 +157,46 @@ def test_command_line_exports_and_predicts(tiny, tmp_path, images, capsys):
     assert main(["predict", *words, f"project={tmp_path}", "name=p", "save_txt", "save_conf"]) == 0
     (file,) = (tmp_path / "p" / "labels").glob("*.txt")
     assert {len(line.split()) for line in file.read_text().splitlines()} == {10 + 5}
+
+
+@pytest.mark.parametrize("size", [64, [32, 64]])
+def test_a_dynamic_file_is_used_at_the_size_that_it_was_exported_for(tiny, images, tmp_path, size):
+    weights = shutil.copy(tiny.weights("detect"), tmp_path / "d.pt")
+    file = YOLO(str(weights)).export(format="onnx", dynamic=True, imgsz=size, device="cpu")
+    model, options = YOLO(file), {"verbose": False, "device": "cpu", "conf": 0.1}
+    plain, told = (boxes(model(images["detect"][0], **options, **given)[0]) for given in ({}, {"imgsz": size}))
+    assert torch.equal(plain.data, told.data)
+    assert torch.equal(plain.std, told.std)
+    data = {"data": str(tiny.data("detect")), "split": "train", "plots": False, "workers": 0, "device": "cpu"}
+    plain, told = (YOLO(file).val(**data, project=str(tmp_path), **given) for given in ({}, {"imgsz": 64}))
+    assert (plain.matches.sigma == told.matches.sigma).all()
+    assert len(plain.matches)
+
+
+def test_a_size_without_effect_is_mentioned_once(exported, images, caplog):
+    model = YOLO(exported("detect", "torchscript"))
+    model(images["detect"][0], **QUIET)
+    assert "has no effect" not in caplog.text
+    for _ in range(2):
+        model(images["detect"][0], **{**QUIET, "imgsz": 96})
+    assert caplog.text.count("was exported for imgsz=64,64: imgsz=96 has no effect") == 1
+
+
+def test_files_of_earlier_exports_stay(tiny, tmp_path, monkeypatch):
+    model = YOLO(shutil.copy(tiny.weights("detect"), tmp_path / "m.pt"))
+    file = Path(model.export(format="onnx", imgsz=64, device="cpu"))
+    before = file.read_bytes()
+    assert Path(model.export(format="onnx", imgsz=32, device="cpu")).read_bytes() != before, "a new one takes its place"
+    file.write_bytes(before)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        model.export(format="onnx", imgsz=32, device="cpu", quantize=8, data="nowhere.yaml")
+    assert file.read_bytes() == before
+    data = str(tiny.data("detect"))
+    quantized = model.export(format="onnx", imgsz=32, device="cpu", quantize=8, data=data, data_root=str(tmp_path))
+    assert Path(quantized) != file
+    assert file.read_bytes() == before, "Ultralytics passes through the plain file and removes it"
+
+
+def test_what_no_image_can_be_exported_for(tiny):
+    with pytest.raises(OptionError, match="batch must be at least 1 image, not 0"):
+        YOLO(tiny.weights("detect")).export(format="onnx", batch=0)

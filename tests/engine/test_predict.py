@@ -284,3 +284,13 @@ def test_command_line_tracks(tiny, video, tmp_path):
     (clip,) = Path(tmp_path / "t").iterdir()
     capture = cv2.VideoCapture(str(clip))
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 8
+
+
+def test_a_size_may_be_text_and_a_calibration_knows_the_size_that_is_used(caplog):
+    image = np.zeros((64, 64, 3), np.uint8)
+    model = YOLO("uncert-bccd-n.pt")
+    for size in ("320", "320,256", 310):  # 310 becomes 320
+        model(image, imgsz=size, verbose=False, device="cpu")
+    assert "may not fit" not in caplog.text
+    model(image, imgsz=33, verbose=False, device="cpu")
+    assert "made with imgsz=320 (now 64): it may not fit" in caplog.text

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from yolo_uncert import YOLO
-from yolo_uncert.engine.retrofit import branch_parameters, check_transferred, stock_layers
+from yolo_uncert.engine.retrofit import branch_parameters, check_outputs, check_transferred, compare_names, stock_layers
 from yolo_uncert.nn.build import build_model
+from yolo_uncert.nn.yamls import resolve
 from yolo_uncert.options import OptionError
 
 ONE = {"epochs": 1, "val": False, "save": True}
@@ -52,6 +53,43 @@ def test_retrofit_needs_branches(tiny, model):
         OptionError, match="retrofit=True trains only the uncertainty branches, but this model has none"
     ):
         tiny.train(YOLO(model), "retrofit-none", retrofit=True, **ONE)
+
+
+def head_of(uncertainty):
+    return build_model(resolve({"base": "yolov8n.yaml", "uncertainty": uncertainty}), "detect", nc=2).model[-1]
+
+
+def test_branches_that_take_part_in_scores_are_named(caplog):
+    check_outputs(head_of({"gaussian": {}, "dfl": {}}))
+    assert "scores" not in caplog.text
+    check_outputs(head_of({"gaussian": {}, "iou_aware": {}, "quality": {}}))
+    assert "the branch iou_aware and quality takes part in the scores" in caplog.text
+
+
+def test_a_decoding_that_moves_the_boxes_is_refused():
+    with pytest.raises(OptionError, match=r"dfl: {decode: peak} would move them"):
+        check_outputs(head_of({"gaussian": {}, "dfl": {"decode": "peak"}}))
+
+
+@pytest.mark.parametrize(
+    ("data", "options"), [("yolov8n-gaussian.yaml", {}), ("yolov8n-uncert.yaml", {"iou_alpha": 1.0})]
+)
+def test_boxes_and_scores_are_those_of_the_detector(tiny, data, options):
+    stock = tiny.weights("stock")
+    trainer = tiny.train(YOLO(data), "retrofit-same", pretrained=stock, retrofit=True, **ONE)
+    image = str(sorted((tiny.data("detect").parent / "images" / "train").iterdir())[1])
+    quiet = {"imgsz": 64, "conf": 1e-4, "verbose": False, "device": "cpu"}
+    before = YOLO(stock)(image, **quiet)[0].boxes.data
+    assert len(before) > 1
+    assert torch.equal(YOLO(trainer.last)(image, **quiet, **options)[0].boxes.data, before)
+
+
+def test_classes_of_other_names_are_mentioned(caplog):
+    compare_names({0: "disc", 1: "plate"}, {0: "Plate"})
+    compare_names({}, {0: "plate"})
+    assert not caplog.messages
+    compare_names({0: "disc", 1: "plate"}, {0: "cat", 1: "dog"})
+    assert "taken by number, 'cat' is what the detector calls 'disc'" in caplog.text
 
 
 def test_retrofit_needs_every_other_weight(tiny):

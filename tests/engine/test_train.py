@@ -238,6 +238,46 @@ def test_training_starts_from_weights_of_every_format(tiny, weight_files, form, 
         assert torch.equal(seen[0][name].float(), expected[name]), name
 
 
+@pytest.mark.parametrize(
+    ("pretrained", "error", "message"),
+    [
+        ("yolo11n-gaussian.yaml", OptionError, "pretrained must be a .pt, .npz or .safetensors file"),
+        ("nowhere/best.pt", FileNotFoundError, "pretrained weights nowhere/best.pt do not exist"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_refused_at_once(tiny, monkeypatch, pretrained, error, message):
+    monkeypatch.setattr(YOLO, "_smart_load", lambda *_: pytest.fail("started"))
+    with pytest.raises(error, match=message):
+        YOLO("yolov8n-uncert.yaml").train(data=str(tiny.data("detect")), pretrained=pretrained, **ONE)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_tensors_cannot_start_several_trainings(tiny, weight_files, loaded):
+    model, options = YOLO("yolov8n-uncert.yaml"), {"pretrained": weight_files["npz"]}
+    if loaded:
+        model.load(options.pop("pretrained"))
+    with pytest.raises(OptionError, match=r"with several data sets pretrained= must be a \.pt file"):
+        model.train(data=[str(tiny.data("detect"))], **options, **ONE)
+
+
+def test_weights_of_another_scale_are_mentioned(tiny, caplog):
+    stop = lambda trainer: (_ for _ in ()).throw(InterruptedError)  # noqa: E731
+    for name, said in (("yolov8n-uncert.yaml", False), ("yolov8s-uncert.yaml", True)):
+        caplog.clear()
+        model = YOLO(name)
+        model.add_callback("on_pretrain_routine_end", stop)
+        with pytest.raises(InterruptedError):
+            tiny.train(model, "scale", pretrained=tiny.weights("stock"), **ONE)
+        assert ("pretrained tensors fit this model, as of another architecture or scale" in caplog.text) is said
+
+
+def test_classes_are_chosen_by_name(tiny):
+    trainer = tiny.train(YOLO("yolov8n-uncert.yaml"), "plates", classes="plate", **ONE)
+    assert trainer.args.classes == [1]
+    seen = [label["cls"] for label in trainer.train_loader.dataset.labels]
+    assert {float(c) for classes in seen for c in classes.ravel()} == {1.0}
+
+
 # --- beside the stock weights -----------------------------------------------------------------------------------------
 
 

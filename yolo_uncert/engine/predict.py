@@ -64,7 +64,8 @@ class _UncertPredictor(DetectionPredictor):
         options = SimpleNamespace(**{**vars(self.args), "iou": kwargs.pop("iou", self.args.iou)})
         end2end = getattr(self.model, "end2end", False)
         found = postprocess(y, self.schema, options, end2end=end2end)
-        calibration = applicable(self.calibration, self.schema, self.args, end2end=end2end)
+        options.imgsz = self.imgsz  # what was asked for may be a text, or no multiple of the stride
+        calibration = applicable(self.calibration, self.schema, options, end2end=end2end)
         if not isinstance(orig_imgs, list):
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         results = [

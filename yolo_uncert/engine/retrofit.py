@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.utils import LOGGER
 
 from yolo_uncert.options import OptionError
 
@@ -41,6 +42,37 @@ def stock_layers(model: Any) -> list[str]:
             "name a model yaml that has them, and give the trained detector as pretrained="
         )
     return [*map(str, range(last)), *(f"{last}.{name}" for name in names if name not in trainable)]
+
+
+def check_outputs(head: Any) -> None:
+    """Make sure that retrofit leaves the boxes where the detector puts them, and say what becomes of its scores.
+
+    Args:
+        head: Head with branches.
+
+    Raises:
+        OptionError: A branch decodes the distributions of the sides in another way, which moves the boxes.
+    """
+    names = {branch.name: branch for branch in head.branches}
+    if "dfl" in names and names["dfl"].options.decode != "mean":
+        raise OptionError("retrofit=True keeps the boxes of the detector, and dfl: {decode: peak} would move them")
+    if joined := [name for name in ("iou_aware", "quality") if name in names]:
+        LOGGER.warning(
+            f"retrofit: the branch {' and '.join(joined)} takes part in the scores, so they will not be those of the "
+            "detector; iou_alpha=1 score_fusion=none in val and predict leaves it out"
+        )
+
+
+def compare_names(known: Mapping[int, str], given: Mapping[int, str]) -> None:
+    """Warn where the data call all classes otherwise than the detector, which is taken for new names of the same ones.
+
+    Args:
+        known: Names of the detector's classes.
+        given: Those of the data.
+    """
+    if known and not {str(name).lower() for name in known.values()} & {str(name).lower() for name in given.values()}:
+        pairs = [f"{given[i]!r} is what the detector calls {known[i]!r}" for i in sorted(given.keys() & known.keys())]
+        LOGGER.warning(f"retrofit: the detector knows no class of the data by name; taken by number, {pairs[0]}")
 
 
 def check_transferred(model: Any, given: Mapping[str, torch.Tensor]) -> None:

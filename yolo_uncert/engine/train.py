@@ -16,9 +16,9 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
-from yolo_uncert.engine.options import put_iou, put_options, split_options
+from yolo_uncert.engine.options import class_indices, has_names, put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import check_rules
-from yolo_uncert.engine.retrofit import branch_parameters, check_transferred, stock_layers
+from yolo_uncert.engine.retrofit import branch_parameters, check_outputs, check_transferred, compare_names, stock_layers
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model
@@ -66,6 +66,7 @@ class _UncertTrainer(DetectionTrainer):
             self.args.pretrained = pretrained
         if self.args.retrofit:
             self.args.freeze = stock_layers(detector(self.model))
+            check_outputs(detector(self.model).model[-1])
             if self._given is not None and not self.resume:
                 check_transferred(detector(self.model), self._given)
         self._given = None
@@ -73,6 +74,8 @@ class _UncertTrainer(DetectionTrainer):
 
     def _setup_train(self) -> None:
         """Check the options of validation, and give results.csv its columns on sigma from the first epoch on."""
+        if has_names(self.args.classes):
+            self.args.classes = class_indices(self.args.classes, self.data["names"])
         super()._setup_train()
         if self.device.type == "cpu" and self.args.channels_last is not False:
             # Upstream keeps this to CUDA and sees no benefit on CPUs; oneDNN trains a fifth faster with it.
@@ -90,6 +93,9 @@ class _UncertTrainer(DetectionTrainer):
         )
         if weights:
             model.load(weights)
+            _compare(model, weights)
+            if self.args.retrofit:
+                compare_names(getattr(weights, "names", {}), self.data["names"])
             if verbose and calibration_of(weights):
                 LOGGER.info("The calibration of the given model is dropped: training changes what it corrects")
         self._given = weights.state_dict() if weights else {}
@@ -144,3 +150,14 @@ def detector(model: Any) -> Any:
     """Return the model that is trained, out of what distributes it or lets it learn from a teacher."""
     model = unwrap_model(model)
     return getattr(model, "student_model", model)
+
+
+def _compare(model: nn.Module, weights: nn.Module) -> None:
+    """Warn where most of the given weights are lost, as tensors of another architecture or scale are."""
+    own, given = model.state_dict(), weights.state_dict()
+    fitting = sum(name in own and own[name].shape == value.shape for name, value in given.items())
+    if fitting < len(given) / 2:
+        LOGGER.warning(
+            f"only {fitting} of the {len(given)} pretrained tensors fit this model, as of another architecture or "
+            "scale: the training starts from little"
+        )

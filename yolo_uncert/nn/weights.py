@@ -9,12 +9,31 @@ import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from yolo_uncert.options import OptionError
+
 SUFFIXES = (".npz", ".safetensors")
 
 
 def is_tensor_file(path: object) -> bool:
     """Return whether a ``pretrained=`` value names a file of plain tensors."""
     return isinstance(path, (str, Path)) and Path(path).suffix.lower() in SUFFIXES
+
+
+def check_pretrained(path: str | Path) -> str:
+    """Return a ``pretrained=`` value as text if it can be a file of weights.
+
+    A name without a folder may be one that Ultralytics downloads.
+
+    Raises:
+        FileNotFoundError: No such file in the folder that is named.
+        OptionError: The suffix is that of no weights.
+    """
+    text = str(path)
+    if Path(text).suffix.lower() not in (".pt", *SUFFIXES):
+        raise OptionError(f"train: pretrained must be a .pt, .npz or .safetensors file, or True or False, not {text}")
+    if "://" not in text and Path(text).parent != Path() and not Path(text).is_file():
+        raise FileNotFoundError(f"train: pretrained weights {text} do not exist")
+    return text
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -51,14 +70,14 @@ def load_tensors(model: nn.Module, path: str | Path) -> dict[str, torch.Tensor]:
         The tensors that were copied, by name.
 
     Raises:
-        ValueError: Fewer than half of the file's tensors fit, so it belongs to another architecture (some tensors of
+        OptionError: Fewer than half of the file's tensors fit, so it belongs to another architecture (some tensors of
             any detector fit any other: names and widths repeat), or it holds a fused model. This one is left as it was.
     """
     own = model.state_dict()
     tensors = read_tensors(path)
     fitting = {k: v.to(own[k].dtype) for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     if not fitting or len(fitting) < len(tensors) / 2:
-        raise ValueError(
+        raise OptionError(
             f"only {len(fitting)} of the {len(tensors)} tensors in {path} fit this model by name and shape: "
             "they belong to another architecture or scale"
         )
