@@ -20,7 +20,7 @@ from ultralytics.utils.files import increment_path
 
 from yolo_uncert.engine.bootstrap import resample, score_statistics, sigma_statistics
 from yolo_uncert.engine.options import check_options, split_options
-from yolo_uncert.engine.postprocess import check_rules
+from yolo_uncert.engine.rules import check_rules
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.states import lends_moments
 from yolo_uncert.files import check_folder, plain, replacing

@@ -13,12 +13,9 @@ from yolo_uncert.engine.metrics import (
     UncertOBBMetrics,
     ap_results,
     blank_results,
-    sigma_prefixes,
     sigma_results,
 )
 from yolo_uncert.functional.summary import summarise
-from yolo_uncert.options import OptionError
-from yolo_uncert.schema import Schema
 
 COLUMNS = [f"uncert/{key}" for key in KEYS]
 ANGLE_COLUMNS = [f"uncert/angle_{key}" for key in KEYS if key != "relative"]
@@ -51,26 +48,6 @@ def collect(cls, prefixes, residual, sigma):
 def matches():
     rng = np.random.default_rng(0)
     return rng.normal(size=(7, 5)), rng.uniform(0.5, 2.0, (7, 5))
-
-
-@pytest.mark.parametrize(
-    ("task", "names", "source", "prefixes"),
-    [
-        ("detect", ("gaussian", "dfl"), None, ("",)),
-        ("detect", ("gaussian",), "none", ()),
-        ("detect", (), None, ()),
-        ("obb", ("gaussian", "dfl"), None, ("", "angle_")),
-        ("obb", ("gaussian", "dfl"), "dfl", ("",)),
-        ("obb", ("iou_aware",), None, ()),
-    ],
-)
-def test_prefixes_name_what_the_model_predicts(task, names, source, prefixes):
-    assert sigma_prefixes(Schema.of(task, 1, names), source) == prefixes
-
-
-def test_prefixes_of_a_missing_source():
-    with pytest.raises(OptionError, match="sigma_source=dfl"):
-        sigma_prefixes(Schema.of("detect", 1, ["gaussian"]), "dfl")
 
 
 def test_box_and_angle_are_summarised_apart(matches):

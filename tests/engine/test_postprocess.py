@@ -13,11 +13,9 @@ from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.nms import non_max_suppression
 
 from yolo_uncert.engine import candidates as module
-from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.postprocess import letterbox_gain, postprocess, scale_fields
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.nn.models import MODELS
-from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 
@@ -191,36 +189,6 @@ def test_selected_rows_that_are_not_finite_are_dropped_and_counted(warnings, bad
 def test_finite_rows_raise_no_warning(warnings):
     one(anchors([*NEAR, 0.9]), Schema("detect", 1))
     assert not warnings
-
-
-@pytest.mark.parametrize(
-    ("names", "wanted", "source"),
-    [
-        (("gaussian", "dfl"), None, "gaussian"),
-        (("gaussian", "dfl"), "dfl", "dfl"),
-        (("gaussian", "dfl"), "none", "none"),
-        (("dfl", "iou_aware"), None, "dfl"),
-        (("iou_aware",), None, "none"),
-        ((), "none", "none"),
-    ],
-)
-def test_source_of_sigma(names, wanted, source):
-    assert pick_source(names, wanted) == source
-    schema = Schema.of("detect", 1, names)
-    y = torch.cat((torch.tensor([*NEAR, 0.9]), torch.rand(schema.channels)))[None, :, None]
-    assert ("std" in one(y, schema, sigma_source=wanted).fields) == (source != "none")
-
-
-@pytest.mark.parametrize(
-    ("names", "wanted", "message"),
-    [
-        (("dfl",), "gaussian", "sigma_source=gaussian: this model has no such branch. It has: dfl"),
-        (("iou_aware",), "dfl", "It has: none"),
-    ],
-)
-def test_missing_source_is_an_error(names, wanted, message):
-    with pytest.raises(OptionError, match=message):
-        pick_source(names, wanted)
 
 
 def test_oriented_std_follows_from_the_sides():

@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER
 from yolo_uncert import __version__
 from yolo_uncert.engine.calibration import Calibration, as_indices, settings_of
 from yolo_uncert.engine.calibration_table import Quality, calibration_table
-from yolo_uncert.engine.candidates import pick_source
+from yolo_uncert.engine.rules import pick_source
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.states import is_stock
 from yolo_uncert.functional.calibrators import LEAST_BOXES, Isotonic, Scale, Temperature

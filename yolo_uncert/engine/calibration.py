@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from ultralytics.utils import LOGGER
 
-from yolo_uncert.engine.candidates import pick_source
+from yolo_uncert.engine.rules import pick_source
 from yolo_uncert.functional.calibrators import Scale, scale_from_dict
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.run_options import RunOptions

@@ -10,9 +10,9 @@ import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.ops import xywh2xyxy
 
+from yolo_uncert.engine.rules import check_fusion, pick_source
 from yolo_uncert.functional.scores import fuse_iou, gaussian_yolo
 from yolo_uncert.ops import above_threshold
-from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 LEAST_CLASS_SCORE = 0.001
@@ -42,22 +42,6 @@ class Candidates:
         """Return the candidates of these rows, indices or a mask."""
         fields = {name: values[rows] for name, values in self.fields.items()}
         return Candidates(self.boxes[rows], self.conf[rows], self.cls[rows], self.index[rows], fields)
-
-
-def pick_source(names: tuple[str, ...], wanted: str | None) -> str:
-    """Return which field the standard deviations come from: ``gaussian``, ``dfl`` or ``none``.
-
-    Raises:
-        OptionError: The model does not have the field asked for.
-    """
-    available = [name for name in ("gaussian", "dfl") if name in names]
-    if wanted is None:
-        return available[0] if available else "none"
-    if wanted != "none" and wanted not in available:
-        raise OptionError(
-            f"sigma_source={wanted}: this model has no such branch. It has: {', '.join(available) or 'none'}"
-        )
-    return wanted
 
 
 def extract(y: torch.Tensor, schema: Schema, args: SimpleNamespace, *, multi_label: bool = False) -> list[Candidates]:
@@ -123,18 +107,6 @@ def fuse_scores(
     if "iou_aware" in fields and args.iou_alpha < 1:
         fused = fuse_iou(fused, fields["iou_aware"], args.iou_alpha)
     return fused.to(scores.dtype)
-
-
-def check_fusion(names: tuple[str, ...], args: SimpleNamespace) -> None:
-    """Refuse a score fusion that needs standard deviations where there are none.
-
-    Raises:
-        OptionError: The model has no such branch, or ``sigma_source=none``.
-    """
-    if args.score_fusion in ("gaussian", "both") and pick_source(names, args.sigma_source) == "none":
-        raise OptionError(
-            f"score_fusion={args.score_fusion} needs standard deviations: this model has none, or sigma_source=none"
-        )
 
 
 def _of_image(x: torch.Tensor, schema: Schema, args: SimpleNamespace, multi_label: bool) -> Candidates:

@@ -11,32 +11,18 @@ from typing import Any
 import numpy as np
 from ultralytics.utils.metrics import DetMetrics, OBBMetrics
 
-from yolo_uncert.engine.candidates import pick_source
 from yolo_uncert.engine.records import KEYS as RECORDS
 from yolo_uncert.engine.records import pdq_of, records_of
 from yolo_uncert.functional.pdq import PdqSums
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.functional.score_calibration import d_ece, la_ece
 from yolo_uncert.functional.summary import SigmaSummary, summarise
-from yolo_uncert.schema import Schema
 
 KEYS = tuple(field.name for field in fields(SigmaSummary) if field.name != "n")
 """Numbers on sigma that a run reports."""
 
 AP_COLUMNS = {50: 0, 60: 2, 70: 4, 75: 5, 80: 6, 90: 8, 95: 9}
 """Overlap in percent to the column of Ultralytics' AP. What voting gains shows at 75 to 90, not in the mean."""
-
-
-def sigma_prefixes(schema: Schema, sigma_source: str | None) -> tuple[str, ...]:
-    """Return the prefixes of the results that a model provides: ``""`` for the box, ``angle_`` for a predicted angle.
-
-    Raises:
-        OptionError: The model does not have the field asked for.
-    """
-    source = pick_source(schema.names, sigma_source)
-    if source == "none":
-        return ()
-    return ("", "angle_") if schema.task == "obb" and source == "gaussian" else ("",)
 
 
 def sigma_results(prefix: str, summary: SigmaSummary | None) -> dict[str, float]:

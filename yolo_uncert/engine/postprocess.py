@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
-from ultralytics.utils import LOGGER
 
-from yolo_uncert.engine.candidates import Candidates, check_fusion, extract, extract_selected, pick_source
+from yolo_uncert.engine.candidates import Candidates, extract, extract_selected
+from yolo_uncert.engine.rules import pick_source, suppression_of
 from yolo_uncert.functional.boxes import UNKNOWN_ANGLE_STD, rbox_std
 from yolo_uncert.ops import Kept, Suppression, batched_suppress
-from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
 
@@ -64,59 +63,6 @@ def postprocess(
     labels = multi_label if args.multi_label is None else args.multi_label
     found = extract(y, schema, args, multi_label=labels)
     return suppress_candidates(found, options, schema, source, args.suppress_backend)
-
-
-def check_rules(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> None:
-    """Look at the options before the first image: what is impossible is an error, what has no effect a warning.
-
-    Args:
-        schema: Order of the extra channels.
-        args: Run options.
-        end2end: The head selects its detections itself.
-
-    Raises:
-        OptionError: An option asks for what this model does not predict.
-    """
-    check_fusion(schema.names, args)
-    options = suppression_of(args, schema)
-    source = pick_source(schema.names, args.sigma_source)
-    if args.pdq and (schema.task != "detect" or source == "none"):
-        raise OptionError("pdq=True needs horizontal boxes with standard deviations, which this model has not")
-    if end2end and (options.method != "hard" or options.vote != "off"):
-        LOGGER.warning("this end-to-end head selects its boxes itself: suppress and var_vote have no effect")
-
-
-def suppression_of(args: SimpleNamespace, schema: Schema) -> Suppression:
-    """Translate the run options for `yolo_uncert.ops`.
-
-    Args:
-        args: Run options.
-        schema: Order of the extra channels.
-
-    Raises:
-        OptionError: ``suppress=iou-guided`` without an IoU-aware branch, ``vote_weight=bayes`` without sigma.
-    """
-    if args.suppress == "iou-guided" and "iou_aware" not in schema.names:
-        raise OptionError("suppress=iou-guided ranks by the predicted IoU, and this model has no iou_aware branch")
-    bayes = args.vote_weight == "bayes"
-    if args.var_vote and bayes and pick_source(schema.names, args.sigma_source) == "none":
-        raise OptionError("vote_weight=bayes multiplies Gaussians: this model has no sigma, or sigma_source=none")
-    return Suppression(
-        method=args.suppress,
-        sigma=float(args.soft_sigma),
-        iou_threshold=float(args.iou),
-        score_threshold=float(args.conf or 0.0),
-        max_det=args.max_det,
-        max_nms=args.max_nms,
-        agnostic=bool(args.agnostic_nms),
-        vote=("bayes" if bayes else "var") if args.var_vote else "off",
-        vote_sigma=float(args.vote_sigma),
-        vote_iou=float(args.vote_iou),
-        vote_pool=args.vote_pool,
-        vote_share=float(args.vote_share),
-        vote_weight="variance" if bayes else args.vote_weight,
-        merge=args.vote_merge,
-    )
 
 
 def suppress_candidates(

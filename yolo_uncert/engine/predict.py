@@ -18,8 +18,9 @@ from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.options import put_iou, put_options, split_options
-from yolo_uncert.engine.postprocess import Detections, check_rules, letterbox_gain, postprocess, scale_fields
+from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.engine.rules import check_rules
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view
 from yolo_uncert.ops import warm_up

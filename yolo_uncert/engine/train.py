@@ -15,10 +15,10 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_uncert.engine.calibration import calibration_of
-from yolo_uncert.engine.metrics import blank_results, sigma_prefixes
+from yolo_uncert.engine.metrics import blank_results
 from yolo_uncert.engine.options import class_indices, has_names, put_iou, put_options, split_options
-from yolo_uncert.engine.postprocess import check_rules
 from yolo_uncert.engine.retrofit import branch_parameters, check_outputs, check_transferred, compare_names, stock_layers
+from yolo_uncert.engine.rules import check_rules, sigma_prefixes
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.val import UncertDetectionValidator, UncertOBBValidator
 from yolo_uncert.nn.build import build_model

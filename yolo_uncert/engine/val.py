@@ -15,11 +15,12 @@ from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
-from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics, sigma_prefixes
+from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics
 from yolo_uncert.engine.options import put_iou, put_options, split_options
-from yolo_uncert.engine.postprocess import check_rules, postprocess, scale_fields
+from yolo_uncert.engine.postprocess import postprocess, scale_fields
 from yolo_uncert.engine.records import image_record, pdq_record
 from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.engine.rules import check_rules, sigma_prefixes
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.engine.standards import coco_results, coco_tables, dota_records, exact_table
 from yolo_uncert.engine.tables import Table, as_text, interval_table, tables, titles, without_classes, write_results

@@ -14,10 +14,11 @@ from ultralytics.utils import ops
 
 from yolo_uncert.engine.boxes import Array
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration
-from yolo_uncert.engine.candidates import Candidates, extract, extract_selected, pick_source
-from yolo_uncert.engine.postprocess import Detections, letterbox_gain, suppress_candidates, suppression_of
+from yolo_uncert.engine.candidates import Candidates, extract, extract_selected
+from yolo_uncert.engine.postprocess import Detections, letterbox_gain, suppress_candidates
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.engine.rules import pick_source, suppression_of
 from yolo_uncert.functional.conformal import Conformal
 from yolo_uncert.model import YOLO
 from yolo_uncert.options import OptionError

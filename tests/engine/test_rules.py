@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from yolo_uncert.engine import postprocess as postprocess_module
-from yolo_uncert.engine.postprocess import check_rules, postprocess
+from yolo_uncert.engine import rules as rules_module
+from yolo_uncert.engine.postprocess import postprocess
+from yolo_uncert.engine.rules import check_rules, pick_source, sigma_prefixes
 from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
@@ -152,7 +153,7 @@ def test_backends_agree(backend):
 
 def test_rules_without_effect_are_mentioned(monkeypatch):
     seen = []
-    monkeypatch.setattr(postprocess_module.LOGGER, "warning", seen.append)
+    monkeypatch.setattr(rules_module.LOGGER, "warning", seen.append)
     check_rules(Schema.of("detect", 1, ["gaussian"]), options(), end2end=True)
     assert not seen
     check_rules(Schema.of("detect", 1, ["gaussian"]), options(var_vote=True), end2end=True)
@@ -165,3 +166,53 @@ def test_rules_without_effect_are_mentioned(monkeypatch):
 def test_impossible_rules_are_refused_before_the_first_image(given):
     with pytest.raises(OptionError):
         check_rules(Schema.of("detect", 1, []), options(conf=None, **given))
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "source", "prefixes"),
+    [
+        ("detect", ("gaussian", "dfl"), None, ("",)),
+        ("detect", ("gaussian",), "none", ()),
+        ("detect", (), None, ()),
+        ("obb", ("gaussian", "dfl"), None, ("", "angle_")),
+        ("obb", ("gaussian", "dfl"), "dfl", ("",)),
+        ("obb", ("iou_aware",), None, ()),
+    ],
+)
+def test_prefixes_name_what_the_model_predicts(task, names, source, prefixes):
+    assert sigma_prefixes(Schema.of(task, 1, names), source) == prefixes
+
+
+def test_prefixes_of_a_missing_source():
+    with pytest.raises(OptionError, match="sigma_source=dfl"):
+        sigma_prefixes(Schema.of("detect", 1, ["gaussian"]), "dfl")
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "source"),
+    [
+        (("gaussian", "dfl"), None, "gaussian"),
+        (("gaussian", "dfl"), "dfl", "dfl"),
+        (("gaussian", "dfl"), "none", "none"),
+        (("dfl", "iou_aware"), None, "dfl"),
+        (("iou_aware",), None, "none"),
+        ((), "none", "none"),
+    ],
+)
+def test_source_of_sigma(names, wanted, source):
+    assert pick_source(names, wanted) == source
+    schema = Schema.of("detect", 1, names)
+    y = torch.cat((torch.tensor([*NEAR, 0.9]), torch.rand(schema.channels)))[None, :, None]
+    assert ("std" in one(y, schema, sigma_source=wanted).fields) == (source != "none")
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "message"),
+    [
+        (("dfl",), "gaussian", "sigma_source=gaussian: this model has no such branch. It has: dfl"),
+        (("iou_aware",), "dfl", "It has: none"),
+    ],
+)
+def test_missing_source_is_an_error(names, wanted, message):
+    with pytest.raises(OptionError, match=message):
+        pick_source(names, wanted)
