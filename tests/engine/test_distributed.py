@@ -24,7 +24,7 @@ def run(world: int, weights: Path, data: Path, folder: Path) -> dict[str, float]
     ranks = range(world) if world > 1 else [-1]
     workers = [subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in ranks]
     try:
-        assert [worker.wait(timeout=240) for worker in workers] == [0] * world
+        assert [worker.wait(timeout=600) for worker in workers] == [0] * world
     finally:
         for worker in workers:
             worker.kill()

@@ -166,7 +166,7 @@ def test_bad_options(models, images, options, error, message):
 def test_stock_model_lends_its_moments_for_one_call(models, images):
     model, image = models["stock"], images["detect"][0]
     assert find(model, image).std is None
-    lent = find(model, image, sigma_source="dfl", conf=0.001)
+    lent = find(model, image, sigma_source="dfl")
     assert lent.std.shape == (len(lent), 4)
     assert len(lent) > 0
     assert find(model, image).std is None
