@@ -27,7 +27,8 @@ def with_size(model: Any, options: Mapping[str, Any], overrides: Mapping[str, An
         square: The run takes one number for both sides.
     """
     given = options.get("imgsz", overrides.get("imgsz"))
-    size, dynamic = _made_for(model) if isinstance(model, str) else (None, False)
+    file = Path(model) if isinstance(model, str) else None
+    size, dynamic = _made_for(file, file.stat().st_mtime_ns) if file and file.exists() else (None, False)
     if size and given is None:
         return {**options, "imgsz": max(size) if square or len(set(size)) == 1 else list(size)}
     if size and not dynamic and str(given) not in (str(size[0]) if len(set(size)) == 1 else "", str(list(size))):
@@ -61,8 +62,13 @@ def keeping(model: Any, options: Mapping[str, Any]) -> Iterator[None]:
 
 
 @cache
-def _made_for(file: str) -> tuple[tuple[int, ...] | None, bool]:
-    """Return the height and width that a file was exported for, None if it does not say, and whether others do, too."""
+def _made_for(file: Path, changed: int) -> tuple[tuple[int, ...] | None, bool]:
+    """Return the height and width that a file was exported for, None if it does not say, and whether others do, too.
+
+    Args:
+        file: The file.
+        changed: When it was written, so that it is read again after a new export.
+    """
     metadata = {k: _value(v) for k, v in BaseBackend.read_metadata(file).items() if k in ("imgsz", "args")}
     size, args = metadata.get("imgsz"), metadata.get("args") or {}
     return tuple(map(int, size)) if isinstance(size, (list, tuple)) else None, bool(args.get("dynamic"))
