@@ -1,11 +1,12 @@
 ## make demo             install into .venv and run the demonstration (DATA=name-or-path of a data yaml, for real data)
-## make test             install with the development tools, then lint, type check and all tests (ARGS="-k kld" for some)
+## make test             install with the development tools, then lint, type check and all tests (ARGS="-k kld" for some, JOBS=2 processes)
 ## make bench            suppression against its peers; with STOCK= OURS= DATA= VIDEO= whole pipelines too (benchmarks/)
 ## make lint | types     one of the checks
 ## PYTHON=python3.12     the interpreter that .venv is made from; VENV=folder puts it elsewhere
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
@@ -23,7 +24,7 @@ bench: $(VENV)/.installed
 	$(if $(STOCK),$(BIN)/python benchmarks/pipeline.py $(STOCK) $(OURS) $(DATA) $(VIDEO))
 
 test: lint types
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 os.environ["YOLO_AUTOINSTALL"] = "False"
 os.environ["YOLO_OFFLINE"] = "True"
 os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.mkdtemp(prefix="yolo-uncert-tests-"))
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side must not write one settings file
+    os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="yolo-uncert-tests-")
 os.environ["MPLBACKEND"] = "Agg"
 
 import numpy as np
