@@ -14,7 +14,7 @@ from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
 from yolo_uncert.engine.calibration import write_calibration
 from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
-from yolo_uncert.engine.exported import keeping, with_size
+from yolo_uncert.engine.exported import is_quantized, keeping, with_size
 from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.schemas import write_schema
@@ -150,7 +150,7 @@ class YOLO(ultralytics.YOLO):
             OptionError: The format or option would lose or garble the uncertainty channels.
         """
         options = check_options(kwargs, "export")
-        if kwargs.get("quantize") == 8:  # is calibrated on images: those of the training, rather than of COCO
+        if is_quantized(kwargs):  # is calibrated on images: those of the training, rather than of COCO
             kwargs = {"data": self.overrides.get("data"), **kwargs}
         if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
             raise OptionError(f"export: batch must be at least 1 image, not {batch}")

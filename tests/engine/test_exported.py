@@ -61,6 +61,8 @@ class Model:
     [
         ({"format": "onnx"}, b"new", b"old"),
         ({"format": "onnx", "quantize": 8}, b"old", b"old"),
+        ({"format": "onnx", "quantize": "int8"}, b"old", b"old"),
+        ({"format": "onnx", "quantize": "fp16"}, b"new", b"old"),
         ({"format": "engine"}, b"old", b"old"),
         ({}, b"old", b"new"),
     ],

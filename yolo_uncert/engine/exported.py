@@ -16,6 +16,14 @@ from ultralytics.utils import LOGGER
 WRITTEN = (".onnx", ".torchscript")
 """Suffixes of the files that an export writes, or passes through on its way to another format."""
 
+FLOATS = ("none", "16", "fp16", "w16a16", "32", "fp32", "w32a32")
+"""Values of ``quantize`` that keep floating-point numbers; all others are calibrated on images."""
+
+
+def is_quantized(options: Mapping[str, Any]) -> bool:
+    """Whether an export is to integers, which takes images, and passes through a file of floating-point numbers."""
+    return str(options.get("quantize")).lower() not in FLOATS
+
 
 def with_size(model: Any, options: Mapping[str, Any], overrides: Mapping[str, Any], *, square: bool) -> dict[str, Any]:
     """Return the options of a run with the size of the exported file, for which Ultralytics would take 640 instead.
@@ -47,7 +55,7 @@ def keeping(model: Any, options: Mapping[str, Any]) -> Iterator[None]:
     form, source = str(options.get("format", "torchscript")), getattr(model, "pt_path", None)
     stem = Path(source).with_suffix("") if source else None
     files = [file for suffix in WRITTEN if stem and (file := stem.with_suffix(suffix)).is_file()]
-    passed = [file for file in files if file.suffix != f".{form}" or options.get("quantize") == 8]
+    passed = [file for file in files if file.suffix != f".{form}" or is_quantized(options)]
     with TemporaryDirectory() as folder:
         copies = {file: Path(folder, file.name) for file in files}
         for file, copy in copies.items():
