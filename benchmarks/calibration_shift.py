@@ -26,6 +26,9 @@ from yolo_uncert.functional.reliability import LEVELS, calibration_error
 
 LEVEL, HALVES = 0.9, 20
 
+LEAST = 19
+"""Boxes that a part must have: fewer set no conformal interval of the highest level, 0.95."""
+
 
 def parts(matches: Matches, meta: dict[str, dict[str, object]]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield name and rows of calibration and of measurement, attribute by attribute and both ways."""
@@ -79,7 +82,11 @@ def main(model: str, data: str, imgsz: str, meta: str | None = None) -> None:
     show(f"random half to the other, mean of {HALVES}", (half, len(matches) - half), np.mean(halves, axis=0))
     attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
     for name, first, second in parts(matches, attributes):
-        show(name, (int(first.sum()), int(second.sum())), measure(matches.take(first), matches.take(second)))
+        boxes = int(first.sum()), int(second.sum())
+        if min(boxes) < LEAST:
+            print(f"| {name} | {boxes[0]} / {boxes[1]} | too few boxes | | | |", flush=True)
+        else:
+            show(name, boxes, measure(matches.take(first), matches.take(second)))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,15 @@ def test_streams_and_images_in_one_list_are_refused_without_the_password(other):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("wrap", [lambda image: image, lambda image: [image, image], lambda image: (image,)])
+def test_arrays_of_floats_are_images_of_8_bits(wrap):
+    scaled = np.full((4, 4, 3), 0.5, np.float32)
+    found = open_source(wrap(scaled), Loading())
+    for image in [found] if isinstance(found, np.ndarray) else found:
+        assert (image.dtype, image.min(), image.max()) == (np.uint8, 128, 128)
+    assert scaled.max() == 0.5
+
+
 def test_address_without_an_image_behind_it_is_a_stream():
     assert type(open_source("http://127.0.0.1:9/video", Loading())) is Streams
 
@@ -93,7 +102,8 @@ def test_frames(monkeypatch):
 
 @pytest.mark.parametrize("source", [IMAGE, [IMAGE], [], torch.zeros(1, 3, 32, 32), 1.5])
 def test_the_rest_is_for_ultralytics(source):
-    assert open_source(source, Loading()) is source
+    found = open_source(source, Loading())
+    assert found is source or (found == source and found[0] is IMAGE)
 
 
 def test_settings_reach_the_loaders(image):

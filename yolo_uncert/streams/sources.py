@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from ultralytics.data.build import check_source
 from ultralytics.data.loaders import LoadScreenshots, SourceTypes
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
@@ -20,6 +21,7 @@ from yolo_uncert.streams.capture import PUSHED
 from yolo_uncert.streams.files import Files
 from yolo_uncert.streams.frames import Frames, npy_frames
 from yolo_uncert.streams.loader import Streams
+from yolo_uncert.streams.pixels import as_uint8
 from yolo_uncert.streams.reader import Rules
 
 BUFFER = 30
@@ -48,7 +50,7 @@ class Loading:
 
 
 def open_source(source: Any, how: Loading) -> Any:
-    """Return a loader for a source, or the source itself where Ultralytics' own loader will do.
+    """Return a loader for a source, or the source itself, arrays in 8 bits, where Ultralytics' own loader will do.
 
     Args:
         source: File, folder, pattern, list of files (a Python list, .txt or .csv); stream address or camera number, a
@@ -71,8 +73,11 @@ def open_source(source: Any, how: Loading) -> Any:
             return _streams(source, how)
         if all(isinstance(item, Path) or (isinstance(item, str) and "://" not in item) for item in source):
             return Files(source, how.batch, how.stride, how.channels)
+        return [as_uint8(item) if isinstance(item, np.ndarray) else item for item in source]
     if isinstance(source, Iterator):
         return Frames(source, how.channels)
+    if isinstance(source, np.ndarray):
+        return as_uint8(source)
     return _open_named(str(source), how) if isinstance(source, (str, int, Path)) else source
 
 
