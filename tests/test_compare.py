@@ -8,7 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from yolo_uncert.compare import Interval, Variant, _settings, _short, _variants, compare, table, write
+from yolo_uncert.compare import compare
+from yolo_uncert.compare.settings import combinations, short_names
+from yolo_uncert.compare.tables import table, write
+from yolo_uncert.compare.variants import Interval, Variant, variants_of
 from yolo_uncert.functional.records import Matches, Scored
 from yolo_uncert.model import YOLO
 from yolo_uncert.options import OptionError
@@ -30,13 +33,13 @@ def test_interval_by_hand():
 
 def test_options_with_several_values_make_variants():
     options = {"suppress": "hard,soft", "var_vote": (False, True), "classes": [0, 1], "conf": 0.1}
-    assert _settings(options) == [{"suppress": s, "var_vote": v} for s in ("hard", "soft") for v in (False, True)]
+    assert combinations(options) == [{"suppress": s, "var_vote": v} for s in ("hard", "soft") for v in (False, True)]
     assert options == {"classes": [0, 1], "conf": 0.1}, "a list of classes is one value"
     options = {"suppress": "soft", "iou": [0.5], "imgsz": (640,)}
-    assert _settings(options) == [{}]
+    assert combinations(options) == [{}]
     assert options == {"suppress": "soft", "iou": 0.5, "imgsz": 640}, "a list of one is its value"
-    assert _settings({"vote_sigma": "0.02, 0.05"}) == [{"vote_sigma": 0.02}, {"vote_sigma": 0.05}]
-    assert _settings({"var_vote": "True,False"}) == [{"var_vote": True}, {"var_vote": False}]
+    assert combinations({"vote_sigma": "0.02, 0.05"}) == [{"vote_sigma": 0.02}, {"vote_sigma": 0.05}]
+    assert combinations({"var_vote": "True,False"}) == [{"var_vote": True}, {"var_vote": False}]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +53,7 @@ def test_options_with_several_values_make_variants():
     ],
 )
 def test_names_are_as_short_as_they_can_be(paths, names):
-    assert _short(paths) == names
+    assert short_names(paths) == names
 
 
 def test_table_and_files(tmp_path):
@@ -100,8 +103,8 @@ def test_settings_of_one_model(tiny, tmp_path, caplog):
 
 
 def test_none_is_a_value_of_its_own():
-    assert _settings({"sigma_source": "dfl,none"}) == [{"sigma_source": "dfl"}, {"sigma_source": "none"}]
-    assert _settings({"score_fusion": "none, quality"}) == [{"score_fusion": "none"}, {"score_fusion": "quality"}]
+    assert combinations({"sigma_source": "dfl,none"}) == [{"sigma_source": "dfl"}, {"sigma_source": "none"}]
+    assert combinations({"score_fusion": "none, quality"}) == [{"score_fusion": "none"}, {"score_fusion": "quality"}]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +160,7 @@ def test_images_are_paired_by_name_whatever_their_order():
         names = tuple(files[i] for i in order)
         matches = Matches(residual, sigma, sigma * 10, iou, conf, cls, index, shapes, names)
         runs.append((names[0], matches, Scored(conf, cls, correct, found, iou, index, cls, index)))
-    first, second = _variants(runs, 20)
+    first, second = variants_of(runs, 20)
     assert first.results["NLL"].high > first.results["NLL"].low
     assert all(gain == Interval(0, 0, 0) for gain in second.gains.values())
 

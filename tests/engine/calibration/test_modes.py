@@ -12,7 +12,7 @@ from ultralytics.utils import ROOT, YAML
 
 from yolo_uncert import YOLO
 from yolo_uncert.cli import USAGE_ERROR, main
-from yolo_uncert.compare import _check
+from yolo_uncert.compare.run import check
 from yolo_uncert.engine.calibration import calibration_of
 from yolo_uncert.functional.calibrators import LEAST_BOXES
 from yolo_uncert.options import OptionError
@@ -156,7 +156,7 @@ def test_stock_model_is_calibrated_by_its_moments(weights, tiny, image):
     lent = model(image("detect"), **PREDICT)[0].boxes
     assert_close(lent.std, found.std)
     assert lent.interval(0.5) is not None
-    _check([file], [{"pdq": True}, {"score_fusion": "gaussian"}])  # what compare refuses of other stock models
+    check([file], [{"pdq": True}, {"score_fusion": "gaussian"}])  # what compare refuses of other stock models
     assert model(image("detect"), calibrated=False, **PREDICT)[0].boxes.std is None
     assert model(image("detect"), sigma_source="none", **PREDICT)[0].boxes.std is None
     exported = YOLO(model.export(format="torchscript", imgsz=64, device="cpu"))
