@@ -1,7 +1,7 @@
-"""Parameters and forward time of uncertainty heads: ``python benchmarks/forward.py [BASE ...]``.
+"""Parameters and forward time of uncertainty heads: ``python benchmarks/forward.py [BASE ...] [variant=uncert]``.
 
-Each base of Ultralytics (yolo11n, yolov8n-obb, ...) against our ``-uncert`` yaml of it, both fused as for prediction,
-in turns in one process. Weights are random: they do not change the work.
+Each base of Ultralytics (yolo11n, yolov8n-obb, ...) against our yaml of it (``-uncert``, ``-border``, ...), both fused as
+for prediction, in turns in one process. Weights are random: they do not change the work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def timed(models: tuple[nn.Module, nn.Module], batch: int, imgsz: int) -> np.nda
     return times
 
 
-def main(bases: list[str]) -> None:
+def main(bases: list[str], variant: str = "uncert") -> None:
     """Print one row per base and input."""
     print(
         f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
@@ -42,7 +42,7 @@ def main(bases: list[str]) -> None:
     )
     print("| model | parameters | input | stock, ms | ours, ms | ratio |\n|---|---|---|---|---|---|")
     for base in bases:
-        facades = ultralytics.YOLO(f"{base}.yaml"), YOLO(f"{base}-uncert.yaml")
+        facades = ultralytics.YOLO(f"{base}.yaml"), YOLO(f"{base}-{variant}.yaml")
         stock, ours = (sum(p.numel() for p in facade.model.parameters()) for facade in facades)
         fused = tuple(facade.model.eval().fuse(verbose=False) for facade in facades)
         for batch, imgsz in ((1, 320), (1, 640), (8, 320)):
@@ -53,4 +53,8 @@ def main(bases: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["yolo11n", "yolov8n", "yolov5n", "yolo11n-obb"])
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    main(
+        [word for word in sys.argv[1:] if "=" not in word] or ["yolo11n", "yolov8n", "yolov5n", "yolo11n-obb"],
+        **options,
+    )

@@ -45,6 +45,18 @@ class GaussianOptions:
 
 
 @dataclass(frozen=True)
+class BorderOptions:
+    """Options of the border branch (BorderDet, Qiu et al., ECCV 2020, arXiv 2007.11056)."""
+
+    refine: bool = option(True, "Move the sides by what is seen there; False: only the gaussian branch reads it.")
+    gain: float = option(1.0, "Weight of the loss term relative to the stock box loss.", low=0.0)
+    channels: int = option(16, "Channels that are read at each point.", low=1)
+    hidden: int = option(32, "Hidden channels for each side.", low=1)
+    candidates: int = option(1000, "Anchors of an image, the best by class score, that are looked at again.", low=1)
+    lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
+
+
+@dataclass(frozen=True)
 class DFLOptions:
     """Options of the DFL branch (Li et al., NeurIPS 2020, arXiv 2006.04388)."""
 

@@ -64,6 +64,10 @@ def test_branches_that_take_part_in_scores_are_named(caplog):
     assert "scores" not in caplog.text
     check_outputs(head_of({"gaussian": {}, "iou_aware": {}, "quality": {}}))
     assert "the branch iou_aware and quality takes part in the scores" in caplog.text
+    check_outputs(head_of({"gaussian": {}, "border": {"refine": False}}))
+    assert "moves the boxes" not in caplog.text
+    check_outputs(head_of({"border": {}}))
+    assert "the branch border moves the boxes" in caplog.text
 
 
 def test_a_decoding_that_moves_the_boxes_is_refused():

@@ -11,6 +11,7 @@ import pytest
 from yolo_uncert.paths import find_asset
 
 HELD = [
+    "config.BorderOptions",
     "config.DFLOptions",
     "config.GaussianOptions",
     "config.IoUAwareOptions",
@@ -18,6 +19,7 @@ HELD = [
     "config.QFLOptions",
     "config.QualityOptions",
     "nn.branches.base.HeadSpec",
+    "nn.branches.border.BorderBranch",
     "nn.branches.dfl.DFLBranch",
     "nn.branches.dfl.MomentsDFL",
     "nn.branches.dfl.PeakDFL",

@@ -43,9 +43,10 @@ each_yaml = pytest.mark.parametrize("name", NAMES)
 
 
 def test_all_families_tasks_and_branches_are_there():
-    assert len(NAMES) == len(set(NAMES)) == 44
+    assert len(NAMES) == len(set(NAMES)) == 52
+    everywhere = {"gaussian", "iou-aware", "kld", "uncert", "border"}
     for family in ("yolo11", "yolov8", "yolov5", "yolo26"):
-        for variant in ("gaussian", "iou-aware", "kld", "uncert", *(() if family == "yolo26" else ("dfl", "gfl"))):
+        for variant in everywhere | (set() if family == "yolo26" else {"dfl", "gfl"}):
             assert {f"{family}-{variant}.yaml", f"{family}-obb-{variant}.yaml"} <= set(NAMES)
 
 
@@ -71,7 +72,13 @@ def test_it_trains_one_batch(name, make_batch):
     for key, modules in model.model[-1].named_children():
         if "cv_" in key:  # a level without an object has no gradient
             assert any(p.grad.any() for p in modules.parameters()), key
-    ours = {"gauss_loss": "gaussian", "iou_loss": "iou_aware", "kld_loss": "kld", "qfl_loss": "qfl"}
+    ours = {
+        "gauss_loss": "gaussian",
+        "iou_loss": "iou_aware",
+        "kld_loss": "kld",
+        "qfl_loss": "qfl",
+        "border_loss": "border",
+    }
     assert {ours[k] for k in items if k in ours} == model.yaml["uncertainty"].keys() & set(ours.values())
 
 

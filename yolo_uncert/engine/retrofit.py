@@ -22,7 +22,8 @@ def branch_parameters(model: Any) -> dict[float, list[nn.Parameter]]:
     for branch in getattr(head, "branches", ()):
         for prefix in PREFIXES:
             if (modules := getattr(head, prefix + branch.name, None)) is not None:
-                groups.setdefault(branch.lr_mult, []).extend(modules.parameters())
+                for rate, parameters in branch.rates(modules).items():
+                    groups.setdefault(rate, []).extend(parameters)
     return groups
 
 
@@ -56,6 +57,11 @@ def check_outputs(head: Any) -> None:
     names = {branch.name: branch for branch in head.branches}
     if "dfl" in names and names["dfl"].options.decode != "mean":
         raise OptionError("retrofit=True keeps the boxes of the detector, and dfl: {decode: peak} would move them")
+    if "border" in names and names["border"].options.refine:
+        LOGGER.warning(
+            "retrofit: the branch border moves the boxes, so they will not be those of the detector; with border: "
+            "{refine: false} only sigma reads the borders"
+        )
     if joined := [name for name in ("iou_aware", "quality") if name in names]:
         LOGGER.warning(
             f"retrofit: the branch {' and '.join(joined)} takes part in the scores, so they will not be those of the "

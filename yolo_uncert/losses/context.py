@@ -15,13 +15,14 @@ class Assignment:
     Shape shorthand: B images, A anchors, C classes; boxes in grid units, ``xyxy`` (detect) or ``xywhr`` (obb).
 
     Attributes:
-        pred_boxes: Tensor[B, A, 4 or 5] decoded boxes, with gradient.
+        pred_boxes: Tensor[B, A, 4 or 5] decoded boxes, with gradient; where a border branch moves them if there is one.
         anchors: Tensor[A, 2] anchor points.
         target_boxes: Tensor[B, A, 4 or 5].
         target_scores: Tensor[B, A, C] alignment scores of the assigned class, zero elsewhere.
         normaliser: Sum of the target scores, at least 1.
         positive: Tensor[B, A] bool, anchors with an object.
         stride: Tensor[A, 1] pixels per grid unit.
+        stock_boxes: Tensor[B, A, 4 or 5] the detector's own boxes, if they are moved; None otherwise.
     """
 
     pred_boxes: torch.Tensor
@@ -31,6 +32,7 @@ class Assignment:
     normaliser: torch.Tensor
     positive: torch.Tensor
     stride: torch.Tensor
+    stock_boxes: torch.Tensor | None = None
 
     @classmethod
     def empty(cls, preds: dict[str, torch.Tensor]) -> Assignment:
@@ -84,6 +86,12 @@ class LossContext:
     def pred_boxes(self) -> torch.Tensor:
         """Tensor[P, 4 or 5] predicted boxes in grid units, with gradient."""
         return self.positives(self.assignment.pred_boxes)
+
+    @property
+    def stock_boxes(self) -> torch.Tensor:
+        """Tensor[P, 4 or 5] boxes in grid units before a border branch moves them, with gradient."""
+        moved_from = self.assignment.stock_boxes
+        return self.pred_boxes if moved_from is None else self.positives(moved_from)
 
     @property
     def target_boxes(self) -> torch.Tensor:

@@ -74,6 +74,8 @@ class _BranchTerms(v8DetectionLoss):
         vector, items = super().loss(preds, batch)
         terms: dict[str, torch.Tensor] = dict(zip(items, vector.unbind(), strict=True))
         assignment = self.bbox_loss.last or Assignment.empty(preds)
+        for branch in self.head.branches:
+            assignment = branch.move(assignment, preds)
         context = LossContext(preds, assignment, self.task, self.hyp, self.head.epoch, self.class_weights)
         # The assignment holds the step's whole graph: drop it as soon as the terms are computed.
         self.bbox_loss.last = None

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
+from ultralytics.utils.tal import make_anchors
 
 from yolo_uncert.nn.branches import build_branches
-from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec
+from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, Places
+from yolo_uncert.nn.branches.border import BorderBranch
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
 from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
@@ -60,6 +64,7 @@ class _Branches(Detect):
             self.reg_max,
             tuple(m[-1].in_channels for m in self.cv2),
             tuple(m[-1].in_channels for m in angle) if angle is not None else (),
+            self.cv2[0][0].conv.in_channels,
         )
         self.branches = build_branches(uncertainty, spec, where)
         self.schema = Schema.of(self.task, self.nc, [b.field for b in self.branches if b.field])
@@ -78,10 +83,14 @@ class _Branches(Detect):
         self._share_softmax()
 
     def _share_softmax(self) -> None:
-        """Let the dfl branch, if there is one, decode the distances too."""
-        for branch in getattr(self, "branches", ()):
-            if isinstance(branch, DFLBranch) and not isinstance(self.dfl, MomentsDFL):
-                self.dfl = branch.decoder(self.dfl)
+        """Let the dfl branch, if there is one, decode the distances too; a border branch needs them decoded before."""
+        if not isinstance(self.dfl, DFL) or isinstance(self.dfl, MomentsDFL):
+            return
+        branches = {branch.name: branch for branch in getattr(self, "branches", ())}
+        if isinstance(dfl := branches.get("dfl"), DFLBranch):
+            self.dfl = dfl.decoder(self.dfl)
+        elif "border" in branches:
+            self.dfl = MomentsDFL.like(self.dfl)
 
     @property
     def one2many(self) -> dict[str, Any]:
@@ -112,6 +121,8 @@ class _Branches(Detect):
             stock["angle_head"] = _computed(angles)
         preds: dict[str, Any] = super().forward_head(x, **stock)
         features = Features(hidden, boxes, angle_hidden)
+        if (modules := branch_modules.get("cv_border")) is not None:
+            features = replace(features, borders=self._look_again(modules, features, preds))
         for branch in self.branches:
             if (modules := branch_modules.get(f"cv_{branch.name}")) is not None:
                 preds[branch.name] = branch.forward(modules, features)
@@ -119,12 +130,30 @@ class _Branches(Detect):
 
     def _inference(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
-        distances, side_var = x["boxes"], None
-        if isinstance(self.dfl, MomentsDFL):
+        distances, side_var = x.get("distances", x["boxes"]), x.get("side_var")
+        if side_var is None and isinstance(self.dfl, MomentsDFL):
             distances, side_var = self.dfl.moments(x["boxes"])
+        if "border" in x:
+            distances = distances + x["border"]
         y = super()._inference({**x, "boxes": distances})
         decoded = Decoded(y[:, :4], self.anchors, self.strides, side_var)
         return self.schema.insert(y, [b.decode(x, decoded) for b in self.branches if b.field])
+
+    def _look_again(self, modules: nn.ModuleList, features: Features, preds: dict[str, torch.Tensor]) -> Borders:
+        """Return what the border branch sees; the decoded distances are kept, which spares a second softmax."""
+        x = preds["feats"]
+        preds["distances"] = preds["boxes"]
+        if isinstance(self.dfl, MomentsDFL):
+            preds["distances"], preds["side_var"] = self.dfl.moments(preds["boxes"])
+        anchors, strides = (a.transpose(0, 1)[None] for a in make_anchors(x, self.stride, 0.5))
+        extent = x[0].shape[3] * self.stride[0], x[0].shape[2] * self.stride[0]
+        angle = preds["angle"].detach() if "angle" in preds else None
+        # Where to look is no question of what is seen there: no gradient.
+        places = Places(preds["distances"].detach(), anchors, strides, angle, extent)
+        branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
+        # The number of anchors of a dynamic file is not known when it is written.
+        scores = None if self.training or self.dynamic else preds["scores"]
+        return branch.look(modules, features, x[0], places, scores)
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.testing import assert_close
 
 from yolo_uncert.functional.boxes import sides_to_rbox
 from yolo_uncert.functional.gaussian import KINDS, regression_loss
-from yolo_uncert.nn.branches.base import Decoded, Features
+from yolo_uncert.nn.branches.base import Borders, Decoded, Features
 from yolo_uncert.nn.branches.gaussian import LEAST_SPREAD
 from yolo_uncert.options import OptionError
 
@@ -239,6 +241,37 @@ def test_extremes_give_finite_losses_and_gradients(make_branch, make_context, ki
 
 
 def test_the_learning_rate_is_an_option(make_branch):
-    assert make_branch("gaussian").lr_mult == 10.0
-    assert make_branch("gaussian", lr_mult=3.0).lr_mult == 3.0
-    assert make_branch("iou_aware").lr_mult == 1.0
+    for options, rate in (({}, 10.0), ({"lr_mult": 3.0}, 3.0)):
+        branch = make_branch("gaussian", **options)
+        modules = branch.build()
+        assert {r: len(p) for r, p in branch.rates(modules).items()} == {rate: 2}
+    iou = make_branch("iou_aware")
+    assert [*iou.rates(iou.build())] == [1.0]
+
+
+@pytest.mark.parametrize(("rate", "rates"), [(3.0, {10.0: 2, 3.0: 1}), (10.0, {10.0: 3})])
+def test_what_reads_the_borders_learns_like_their_branch(make_branch, rate, rates):
+    branch, border = make_branch("gaussian"), make_branch("border", lr_mult=rate)
+    branch.join({"gaussian": branch, "border": border})
+    modules = branch.build()
+    assert {r: len(parameters) for r, parameters in branch.rates(modules).items()} == rates
+    assert {r: len(p) for r, p in border.rates(border.build()).items()} == {rate: 8}
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_sigma_reads_what_the_border_branch_has_seen(make_branch, detached):
+    branch, border = make_branch("gaussian", detach_features=detached), make_branch("border", hidden=2)
+    branch.join({"border": border})
+    modules = branch.build()
+    nn.init.zeros_(modules[0].weight)
+    modules[1].weight.data = torch.arange(32.0).view(4, 8, 1)
+    seen = torch.randn(1, 8, 2, requires_grad=True)
+    hidden = torch.randn(1, 8, 1, 3)
+    borders = Borders(seen, torch.ones(1, 4, 2), torch.tensor([[2, 0]]), 3)
+    raw = branch.forward(modules, Features([hidden], [], [], borders))
+    start = 2 * math.log(0.2)
+    expected = modules[1].weight[..., 0] @ seen[0]
+    assert_close(raw[0, :, [2, 0]], start + expected)
+    assert_close(raw[0, :, 1], torch.full((4,), start))
+    raw.sum().backward()
+    assert (seen.grad is None) == detached

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from yolo_uncert.nn.branches import BRANCHES, build_branches, check_uncertainty
-from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, flat
 from yolo_uncert.options import OptionError
 from yolo_uncert.schema import FIELDS
 
 SPEC = {
-    "detect": HeadSpec("detect", 3, 16, (8, 12)),
-    "obb": HeadSpec("obb", 3, 16, (8, 12), (4, 6)),
+    "detect": HeadSpec("detect", 3, 16, (8, 12), finest=16),
+    "obb": HeadSpec("obb", 3, 16, (8, 12), (4, 6), finest=16),
 }
 TASKS = pytest.mark.parametrize("task", ["detect", "obb"])
 EACH = pytest.mark.parametrize("name", BRANCHES)
@@ -23,7 +23,7 @@ def features(task: str) -> Features:
     hidden = [torch.randn(2, c, s, s, requires_grad=True) for c, s in zip(SPEC[task].hidden, sides, strict=True)]
     boxes = [torch.randn(2, 64, s, s, requires_grad=True) for s in sides]
     angle = [torch.randn(2, c, s, s, requires_grad=True) for c, s in zip(SPEC[task].angle_hidden, sides, strict=False)]
-    return Features(hidden, boxes, angle)
+    return Features(hidden, boxes, angle, Borders(torch.randn(2, 128, 20), torch.ones(2, 4, 20)))
 
 
 @EACH
@@ -40,7 +40,7 @@ def test_modules_give_raw_predictions_and_these_the_channels_of_the_schema(name,
     modules, seen = branch.build(), features(task)
     raw = {"boxes": flat(seen.boxes), "angle": torch.rand(2, 1, 20)}
     if modules is not None:
-        assert len(modules) == 2
+        assert len(modules) == (4 if name == "border" else 2)
         raw[name] = branch.forward(modules, seen)
         assert raw[name].shape[::2] == (2, 20)
     if branch.field:

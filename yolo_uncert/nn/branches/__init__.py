@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yolo_uncert.nn.branches.base import Branch, HeadSpec
+from yolo_uncert.nn.branches.border import BorderBranch
 from yolo_uncert.nn.branches.dfl import DFLBranch
 from yolo_uncert.nn.branches.gaussian import GaussianBranch
 from yolo_uncert.nn.branches.iou_aware import IoUAwareBranch
@@ -15,7 +16,8 @@ from yolo_uncert.nn.branches.quality import QualityBranch
 from yolo_uncert.options import OptionError, parse_options, suggest
 
 BRANCHES: dict[str, type[Branch]] = {
-    cls.name: cls for cls in (GaussianBranch, DFLBranch, QualityBranch, QFLBranch, IoUAwareBranch, KLDBranch)
+    cls.name: cls
+    for cls in (GaussianBranch, DFLBranch, QualityBranch, QFLBranch, IoUAwareBranch, KLDBranch, BorderBranch)
 }
 
 
@@ -39,8 +41,11 @@ def build_branches(uncertainty: Mapping[str, Any], spec: HeadSpec, where: str = 
                 branches[name] = cls(options, spec)
             except OptionError as error:
                 raise OptionError(f"{where}.{name}: {error}") from error
-    for branch in branches.values():
-        branch.join(branches)
+    for name, branch in branches.items():
+        try:
+            branch.join(branches)
+        except OptionError as error:
+            raise OptionError(f"{where}.{name}: {error}") from error
     return list(branches.values())
 
 

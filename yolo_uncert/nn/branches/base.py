@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from yolo_uncert.losses.context import LossContext
+from yolo_uncert.losses.context import Assignment, LossContext
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class HeadSpec:
         reg_max: DFL bins per side; 1 means that the head regresses distances directly.
         hidden: Channels of the box branch's hidden features, per level.
         angle_hidden: The same of the angle branch (obb), else empty.
+        finest: Channels of the finest feature map that the head is given.
     """
 
     task: str
@@ -28,6 +29,60 @@ class HeadSpec:
     reg_max: int
     hidden: tuple[int, ...]
     angle_hidden: tuple[int, ...] = ()
+    finest: int = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the sides of the predicted boxes are, for a branch that looks there; nothing of it has a gradient.
+
+    Attributes:
+        sides: Tensor[B, 4, A] distances l, t, r, b from the anchor in the box's frame, in grid units.
+        anchors: Tensor[1 or B, 2, A] in grid units.
+        strides: Tensor[1 or B, 1, A] pixels per grid unit.
+        angle: Tensor[B, 1, A] of oriented boxes in radians, else None.
+        extent: Width and height of the image in pixels, numbers that tracing may know as tensors.
+    """
+
+    sides: torch.Tensor
+    anchors: torch.Tensor
+    strides: torch.Tensor
+    angle: torch.Tensor | None
+    extent: tuple[Any, Any]
+
+    def take(self, index: torch.Tensor) -> Places:
+        """Return the places of the anchors Tensor[B, K]."""
+        rows = index[:, None]
+
+        def taken(x: torch.Tensor) -> torch.Tensor:
+            return x.expand(len(index), -1, -1).gather(2, rows.expand(-1, x.shape[1], -1))
+
+        angle = None if self.angle is None else taken(self.angle)
+        return Places(taken(self.sides), taken(self.anchors), taken(self.strides), angle, self.extent)
+
+
+@dataclass(frozen=True)
+class Borders:
+    """What the border branch has seen.
+
+    Attributes:
+        seen: Tensor[B, C, K] features of the K anchors that were looked at.
+        size: Tensor[B, 4, K] their boxes' extent across the sides l, t, r, b, in grid units.
+        index: Tensor[B, K] their places among all anchors; None if all were.
+        anchors: Number of all anchors.
+    """
+
+    seen: torch.Tensor
+    size: torch.Tensor
+    index: torch.Tensor | None = None
+    anchors: int = 0
+
+    def among_all(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values Tensor[B, C, K] of the anchors looked at as Tensor[B, C, A], 0 for the others."""
+        if self.index is None:
+            return values
+        index = self.index[:, None].expand(-1, values.shape[1], -1)
+        return values.new_zeros(len(values), values.shape[1], self.anchors).scatter(2, index, values)
 
 
 @dataclass(frozen=True)
@@ -38,11 +93,13 @@ class Features:
         hidden: Tensor[B, C, H, W] features before the last convolution of the box branch.
         boxes: Tensor[B, 4 * reg_max, H, W] output of the box branch.
         angle_hidden: Like hidden, of the angle branch (obb), else empty.
+        borders: What the border branch has seen, if there is one.
     """
 
     hidden: list[torch.Tensor]
     boxes: list[torch.Tensor]
     angle_hidden: list[torch.Tensor]
+    borders: Borders | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +150,9 @@ class Branch:
         self.options = options
         self.spec = spec
 
-    @property
-    def lr_mult(self) -> float:
-        """Learning rate of the branch's modules over that of the model."""
-        return 1.0
+    def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
+        """Return the parameters of the branch's modules by their learning rate over that of the model."""
+        return {1.0: list(modules.parameters())}
 
     def join(self, others: dict[str, Branch]) -> None:
         """Adapt to the other branches of the head; called once when all are known."""
@@ -112,6 +168,10 @@ class Branch:
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
         """Return the branch's field Tensor[B, C, A] from the raw predictions of the head."""
         raise TypeError(f"branch {self.name!r} adds no channel")
+
+    def move(self, assignment: Assignment, preds: dict[str, torch.Tensor]) -> Assignment:
+        """Return the assignment with the boxes where the branch moves them; ``stock_boxes`` stay the detector's own."""
+        return assignment
 
     def loss(self, context: LossContext) -> torch.Tensor:
         """Return the branch's loss as a scalar, gain included."""

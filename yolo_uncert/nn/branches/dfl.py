@@ -14,6 +14,13 @@ from yolo_uncert.options import OptionError
 class MomentsDFL(DFL):
     """Decode the side distributions to distances, bit for bit as the stock layer does, and variances: one softmax."""
 
+    @classmethod
+    def like(cls, stock: DFL) -> MomentsDFL:
+        """Return such a layer with the weights of a stock one."""
+        layer = cls(stock.c1)
+        layer.conv = stock.conv
+        return layer
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Decode logits Tensor[B, 4 * reg_max, A] to distances Tensor[B, 4, A] in grid units; distances stay."""
         return x if x.shape[1] == 4 else self.moments(x)[0]

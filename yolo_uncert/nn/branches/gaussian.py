@@ -14,6 +14,7 @@ from yolo_uncert.functional.dfl import moments
 from yolo_uncert.functional.gaussian import clamp_log_var, regression_loss
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, HeadSpec, flat
+from yolo_uncert.nn.branches.border import INIT_STD, BorderBranch
 from yolo_uncert.options import OptionError
 
 INIT_WEIGHT_STD = 1e-4
@@ -28,7 +29,8 @@ class GaussianBranch(Branch):
 
     A 1x1 convolution on the hidden features of the box branch; for oriented boxes on those of box and angle branch.
     With ``spread`` also on the log-variances of the four side distributions, which no linear layer could make of these
-    features (GFLv2, Li et al., CVPR 2021, reads a quality off the distributions; here it is sigma).
+    features (GFLv2, Li et al., CVPR 2021, reads a quality off the distributions; here it is sigma). Beside a border
+    branch also on what that one has seen along the sides.
     """
 
     name = "gaussian"
@@ -36,6 +38,8 @@ class GaussianBranch(Branch):
     field = "gaussian"
     loss_item = "gauss_loss"
     options: GaussianOptions
+    border_channels: int = 0
+    border_rate: float = 1.0
 
     def __init__(self, options: GaussianOptions, spec: HeadSpec) -> None:
         """Check the label noise against the number of classes, and that there are distributions to read."""
@@ -45,13 +49,24 @@ class GaussianBranch(Branch):
         if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
             raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes (nc of the yaml)")
 
-    @property
-    def lr_mult(self) -> float:
-        """Own rate: AdamW moves a weight by its rate per step at most, too slow for sigma at the base rate."""
-        return self.options.lr_mult
+    def join(self, others: dict[str, Branch]) -> None:
+        """Learn of a border branch, whose features are read too."""
+        if isinstance(border := others.get("border"), BorderBranch):
+            self.border_channels, self.border_rate = border.channels, border.options.lr_mult
+
+    def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
+        """Return the parameters by rate; AdamW moves a weight by its rate per step at most, too slow for sigma's scale.
+
+        What reads the border branch learns like that branch.
+        """
+        levels = len(self.spec.hidden)
+        rates = {self.options.lr_mult: list(modules[:levels].parameters())}
+        if self.border_channels:
+            rates.setdefault(self.border_rate, []).extend(modules[levels:].parameters())
+        return rates
 
     def build(self) -> nn.ModuleList:
-        """Return one 1x1 convolution per level, at the initial sigma everywhere."""
+        """Return one 1x1 convolution per level, at the initial sigma everywhere, and last the one on the borders."""
         angle = self.spec.angle_hidden or (0,) * len(self.spec.hidden)
         sigma = [self.options.init_sigma] * 4 + [self.options.init_angle_sigma] * (self.spec.task == "obb")
         spread = 4 * self.options.spread
@@ -59,7 +74,12 @@ class GaussianBranch(Branch):
         for conv in levels:
             nn.init.normal_(conv.weight, std=INIT_WEIGHT_STD)
             conv.bias = nn.Parameter(torch.tensor([2 * math.log(s) for s in sigma]))
-        return nn.ModuleList(levels)
+        modules = nn.ModuleList(levels)
+        if self.border_channels:
+            border = nn.Conv1d(self.border_channels, len(sigma), 1, bias=False)
+            nn.init.normal_(border.weight, std=INIT_STD)
+            modules.append(border)
+        return modules
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return the log-variances Tensor[B, 4 or 5, A]."""
@@ -70,7 +90,11 @@ class GaussianBranch(Branch):
             levels = [x.detach() for x in levels]
         if self.options.spread:
             levels = [torch.cat((x, self._spread(b, x)), 1) for x, b in zip(levels, features.boxes, strict=True)]
-        return flat([conv(x) for conv, x in zip(modules, levels, strict=True)])
+        log_var = flat([conv(x) for conv, x in zip(modules[: len(levels)], levels, strict=True)])
+        if (borders := features.borders) is None or not self.border_channels:
+            return log_var
+        seen = borders.seen.detach() if self.options.detach_features else borders.seen
+        return log_var + borders.among_all(modules[-1](seen))
 
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
         """Return std of l, t, r, b in pixels; for obb also of the angle in rad, and the centre offset in pixels."""

@@ -30,7 +30,7 @@ class KLDBranch(Branch):
 
     def loss(self, context: LossContext) -> torch.Tensor:
         """Return the distance loss of the positives, scaled like the stock box loss."""
-        pred, target = context.pred_boxes, context.target_boxes
+        pred, target = context.stock_boxes, context.target_boxes
         if context.task == "detect":
             pred, target = xyxy_to_xywhr(pred), xyxy_to_xywhr(target)
         loss = distance_loss(pred, target, self.options.distance, self.options.fun, self.options.tau)

@@ -1,0 +1,230 @@
+"""Border branch: where it looks, what it reads there, and how boxes move by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils.metrics import bbox_iou, probiou
+
+from yolo_uncert import YOLO
+from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
+from yolo_uncert.nn.branches.base import Borders, Features, Places
+from yolo_uncert.nn.branches.border import POINTS, SHARE, border_points
+from yolo_uncert.options import OptionError
+
+SIZE = (64.0, 32.0)
+SIDES = torch.tensor([[[4.0], [6], [8], [2]]])
+ANCHOR = torch.tensor([[20.0], [16]])
+BORDER = {"gaussian": {}, "border": {}}
+BASES = pytest.mark.parametrize("base", ["yolo11n.yaml", "yolov5n.yaml", "yolo26n.yaml"])
+TASKS = pytest.mark.parametrize("task", ["detect", "obb"])
+
+
+def places_of(sides, anchors, angle=None, stride=4.0):
+    """Places from pixels."""
+    return Places(sides / stride, anchors[None] / stride, torch.full((1, 1, sides.shape[2]), stride), angle, SIZE)
+
+
+def in_pixels(points):
+    return (points + 1) / 2 * torch.tensor(SIZE)
+
+
+def test_points_of_a_horizontal_box_by_hand():
+    # The box from (16, 10) to (28, 18): a sixth of its width is 2 px, of its height 4 / 3.
+    points = border_points(places_of(SIDES, ANCHOR))
+    assert points.shape == (1, 4, 1, POINTS, 2)
+    x, y = [18.0, 22, 26], [10 + 4 / 3, 14, 18 - 4 / 3]
+    expected = [[[16, v] for v in y], [[v, 10] for v in x], [[28, v] for v in y], [[v, 18] for v in x]]
+    assert_close(in_pixels(points)[0, :, 0], torch.tensor(expected))
+
+
+def test_points_of_oriented_boxes_lie_on_their_sides():
+    generator = torch.Generator().manual_seed(0)
+    sides, angle = 9 * torch.rand(2, 4, 50, generator=generator), 3 * torch.rand(2, 1, 50, generator=generator) - 1
+    anchors = 20 * torch.rand(2, 50, generator=generator)
+    points = in_pixels(border_points(places_of(sides, anchors, angle)))
+    boxes = sides_to_rbox(anchors.T.expand(2, -1, -1), sides.transpose(1, 2), angle[:, 0])
+    # Seen from a point of a side, that side is at a distance of 0; the two beside it are 1, 3 and 5 sixths away.
+    distances = rbox_to_sides(points, boxes[:, None, :, None].expand(-1, 4, -1, POINTS, -1))
+    part = (torch.arange(POINTS) + 0.5) / POINTS
+    for side in range(4):
+        found, beside = distances[:, side], (side + 1) % 2
+        assert_close(found[..., side], torch.zeros_like(found[..., side]), atol=2e-5, rtol=0)
+        whole = found[..., beside] + found[..., beside + 2]
+        assert_close(found[..., beside], whole * part, atol=2e-5, rtol=1e-5)
+
+
+def test_an_angle_of_zero_is_the_horizontal_box():
+    sides, anchors = torch.rand(1, 4, 9), torch.rand(2, 9)
+    level = border_points(places_of(sides, anchors, torch.zeros(1, 1, 9)))
+    assert torch.equal(border_points(places_of(sides, anchors)), level)
+
+
+@pytest.fixture
+def reader(make_branch):
+    """Branch and modules that pass on what is read: one channel, one hidden channel for each point."""
+    branch = make_branch("border", channels=1, hidden=POINTS, candidates=2)
+    value, centres, side = nn.Identity(), nn.ModuleList([nn.Conv2d(8, 4 * POINTS, 1)]), nn.Identity()
+    nn.init.zeros_(centres[0].weight)
+    nn.init.zeros_(centres[0].bias)
+    return branch, nn.ModuleList([value, centres, side])
+
+
+def look(reader, finest, places, scores=None):
+    branch, modules = reader
+    features = Features([torch.zeros(len(places.sides), 8, 1, places.sides.shape[2])], [], [])
+    return branch.look(modules, features, finest, places, scores)
+
+
+def test_each_side_reads_its_own_channels_at_its_points(reader):
+    # Cell i of a map of stride 8 has its centre at 8 i + 4; the map holds the place itself, 100 more for each side.
+    x, y = (torch.arange(8) * 8.0 + 4).expand(4, 8), (torch.arange(4) * 8.0 + 4)[:, None].expand(4, 8)
+    finest = torch.stack((x, y + 100, x + 200, x + 300))[None]
+    borders = look(reader, finest, places_of(SIDES, ANCHOR))
+    expected = [16.0, 16, 16, 110, 110, 110, 228, 228, 228, 318, 322, 326]
+    assert_close(borders.seen[0, :, 0], nn.functional.silu(torch.tensor(expected)))
+    assert borders.size[0, :, 0].tolist() == [3.0, 2, 3, 2], "12 and 8 px in grid units of 4"
+
+
+def test_outside_of_the_image_the_edge_is_read(reader):
+    finest = torch.rand(1, 4, 5, 5)
+    # In a map of 5 x 5 the last centres are at 0.9 of the image.
+    outside, last = (places_of(torch.zeros(1, 4, 1), torch.tensor(SIZE)[:, None] * k) for k in (1.4, 0.9))
+    assert_close(look(reader, finest, outside).seen, look(reader, finest, last).seen)
+
+
+@TASKS
+def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
+    finest, angle = torch.rand(2, 4, 5, 5), torch.rand(2, 1, 5) if task == "obb" else None
+    places = places_of(9 * torch.rand(2, 4, 5), 30 * torch.rand(2, 5), angle)
+    scores = torch.zeros(2, 3, 5)
+    scores[0, 0], scores[0, 1, 1], scores[1, 2] = torch.tensor([0.1, 0.2, 0.9, 0, 0.3]), 0.8, torch.arange(5.0)
+    chosen, whole = look(reader, finest, places, scores), look(reader, finest, places)
+    assert (chosen.index.tolist(), whole.index) == ([[2, 1], [4, 3]], None)
+    for part, everything in ((chosen.seen, whole.seen), (chosen.size, whole.size)):
+        for image, index in enumerate(chosen.index):
+            assert_close(part[image], everything[image][:, index])
+    spread = chosen.among_all(chosen.seen)
+    assert_close(spread[0, :, [1, 2]], whole.seen[0, :, [1, 2]])
+    assert not spread[0, :, [0, 3, 4]].any()
+    assert torch.equal(whole.among_all(whole.seen), whole.seen)
+
+
+@TASKS
+def test_boxes_move_by_what_is_predicted(make_branch, make_context, task):
+    branch = make_branch("border", task)
+    angle = 0.6 * (task == "obb")
+    box = sides_to_rbox(torch.zeros(2), torch.tensor([4.0, 6, 8, 2]), torch.tensor(angle))
+    box = box if task == "obb" else torch.tensor([-4.0, -6, 8, 2])
+    pred, growth = box[None].clone().requires_grad_(), torch.tensor([[1.0, -2, 0.5, 3]], requires_grad=True)
+    context = make_context(pred, box[None] + 1, border=growth)
+    moved = branch.move(context.assignment, context.preds)
+    expected = torch.tensor([-5.0, -4, 8.5, 5])
+    if task == "obb":
+        expected = sides_to_rbox(torch.zeros(2), torch.tensor([5.0, 4, 8.5, 5]), torch.tensor(angle))
+    assert_close(moved.pred_boxes[0, 0], expected)
+    assert moved.stock_boxes is context.assignment.pred_boxes
+    moved.pred_boxes.sum().backward()
+    assert pred.grad is None, "the detector's own boxes are trained by the stock loss alone"
+    assert growth.grad.abs().sum() > 0
+    still = make_branch("border", task, refine=False)
+    assert still.move(context.assignment, context.preds) is context.assignment
+    assert (still.loss_item, branch.loss_item) == ("", "border_loss")
+
+
+def test_what_nobody_reads_is_refused(build):
+    with pytest.raises(OptionError, match=r"uncertainty.border: refine: false leaves the boxes, and there"):
+        build("yolov8n.yaml", "detect", {"dfl": {}, "border": {"refine": False}})
+
+
+@TASKS
+def test_the_loss_is_that_of_the_stock_boxes(make_branch, make_context, task):
+    pred = torch.tensor([[1.0, 2, 9, 12], [0.0, 0, 4, 4]])
+    target = torch.tensor([[2.0, 2, 10, 10], [0.0, 1, 5, 4]])
+    if task == "obb":
+        angle = torch.tensor([[0.2], [1.0]])
+        pred, target = (torch.cat((b[:, :2] + 3, b[:, 2:] + 2, angle), 1) for b in (pred, target))
+    overlap = probiou(pred, target) if task == "obb" else bbox_iou(pred, target, xywh=False, CIoU=True)
+    found = make_branch("border", task, gain=0.5).loss(make_context(pred, target))
+    assert_close(found, (1 - overlap).mean() * 7.5 * 0.5)
+
+
+def test_predictions_are_parts_of_the_box(make_branch):
+    branch = make_branch("border", hidden=2)
+    modules = branch.build()
+    modules[3].weight.data.zero_()
+    modules[3].bias.data = torch.tensor([1.0, 2, -1, 0])
+    borders = Borders(torch.randn(1, branch.channels, 1), torch.tensor([12.0, 8, 12, 8])[None, :, None])
+    growth = branch.forward(modules, Features([], [], [], borders))[0, :, 0]
+    assert_close(growth, SHARE * torch.tensor([12.0, 16, -12, 0]))
+
+
+@BASES
+@TASKS
+def test_without_refinement_only_sigma_knows_of_the_borders(build, perturb, base, task):
+    plain = perturb(build(base, task, {"gaussian": {}}))
+    model = build(base, task, {"gaussian": {}, "border": {"refine": False}}, seed=1).eval()
+    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert missing
+    assert all("cv_border." in name or "cv_gaussian.3." in name for name in missing)
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        (before, before_raw), (_, after_raw) = plain(image), model(image)
+        for mine, theirs in zip(_heads(after_raw), _heads(before_raw), strict=True):
+            for name in {"boxes", "scores", "angle"} & theirs.keys():
+                assert torch.equal(mine[name], theirs[name])
+            assert not torch.equal(mine["gaussian"], theirs["gaussian"])
+        for name, parameter in model.named_parameters():
+            if "cv_gaussian.3." in name:
+                parameter.zero_()
+        assert torch.equal(before, model(image)[0]), "a reader that says nothing changes nothing"
+
+
+def _heads(raw):
+    return (raw["one2many"], raw["one2one"]) if "one2many" in raw else (raw,)
+
+
+@BASES
+@TASKS
+def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task):
+    model = build(base, task, {**BORDER, "iou_aware": {}}).train()
+    model.loss(make_batch(task))[0].sum().backward()
+    head = model.model[-1]
+    prefixes = [prefix for prefix in ("", "one2one_") if hasattr(head, f"{prefix}cv_border")]
+    assert len(prefixes) == 1 + ("26" in base)
+    for prefix in prefixes:
+        modules = getattr(head, f"{prefix}cv_border")
+        reads = getattr(head, f"{prefix}cv_gaussian")[-1]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in (*modules.parameters(), *reads.parameters()))
+        for layer in (*modules, reads):  # a level without a positive has none
+            assert sum(p.grad.abs().sum() for p in layer.parameters()) > 0
+
+
+@TASKS
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_exported_files_look_at_the_same_places(tmp_path, build, perturb, task, dynamic):
+    yaml = tmp_path / "model.yaml"
+    section = "{gaussian: {}, border: {candidates: 40}}"
+    yaml.write_text(f"base: yolov8n.yaml\ntask: {task}\nnc: 3\nuncertainty: {section}\n")
+    model = YOLO(str(yaml))
+    perturb(model.model)
+    head = model.model.model[-1]
+    for layer in (head.cv_border[3], head.cv_gaussian[-1]):
+        nn.init.normal_(layer.weight, std=0.2)
+    model.save(tmp_path / "model.pt")
+    file = YOLO(tmp_path / "model.pt").export(format="onnx", imgsz=64, dynamic=dynamic, device="cpu", verbose=False)
+    backend = AutoBackend(file, device=torch.device("cpu"))
+    model.model.eval()
+    head.dynamic = dynamic  # a dynamic file looks at all anchors
+    for shape in ((1, 3, 64, 64), (2, 3, 96, 64), (1, 3, 64, 128))[: 3 if dynamic else 1]:
+        image = torch.rand(shape)
+        with torch.no_grad():
+            expected = model.model(image)[0].numpy()
+        found = np.asarray(backend(image))
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=5e-3, atol=0.05)

@@ -1,0 +1,156 @@
+"""Border branch: look again at the image's features where the predicted box has its sides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the customary name
+from torch import nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.metrics import bbox_iou, probiou
+
+from yolo_uncert.config import BorderOptions
+from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
+from yolo_uncert.losses.context import Assignment, LossContext
+from yolo_uncert.nn.branches.base import Borders, Branch, Features, HeadSpec, Places, flat
+from yolo_uncert.options import OptionError
+
+POINTS = 3
+"""Points on each side at which the features are read, in the middle of equal parts."""
+
+SHARE = 0.25
+"""Share of the box by which a raw prediction of 1 moves a side."""
+
+INIT_STD = 1e-3
+"""Standard deviation of the last layer's initial weights: boxes start where the detector puts them."""
+
+
+class BorderBranch(Branch):
+    """Move the sides by what is seen at them (BorderDet, Qiu et al., ECCV 2020), and let sigma read it.
+
+    The features of an anchor lie near the middle of its object; where a side is, and whether it is blurred, cut or
+    hidden, shows at the side. As in BorderAlign each side has channels of its own. Other than there all levels read the
+    finest map, and the points keep their order instead of being pooled. The detector's own boxes are trained as before.
+    """
+
+    name = "border"
+    options_class = BorderOptions
+    loss_item = "border_loss"
+    options: BorderOptions
+
+    def __init__(self, options: BorderOptions, spec: HeadSpec) -> None:
+        """Have no loss if the boxes stay."""
+        super().__init__(options, spec)
+        self.loss_item = "border_loss" if options.refine else ""
+
+    def join(self, others: dict[str, Branch]) -> None:
+        """Refuse to look at what nobody asks for."""
+        if not self.options.refine and "gaussian" not in others:
+            raise OptionError("refine: false leaves the boxes, and there is no gaussian branch to read what is seen")
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is seen, for other branches."""
+        return 4 * self.options.hidden
+
+    def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
+        """Return the parameters by rate: the branch starts from nothing beside a detector that may be trained."""
+        return {self.options.lr_mult: list(modules.parameters())}
+
+    def build(self) -> nn.ModuleList:
+        """Return the layers: one on the finest map, one per level at the anchors, one for the sides, and the last."""
+        read, hidden = self.options.channels, self.options.hidden
+        value = Conv(self.spec.finest, 4 * read, 1)
+        centres = nn.ModuleList(nn.Conv2d(c, 4 * hidden, 1) for c in self.spec.hidden)
+        side = nn.Conv1d(4 * POINTS * read, 4 * hidden, 1, groups=4, bias=False)
+        modules = nn.ModuleList((value, centres, side))
+        if self.options.refine:
+            move = nn.Conv1d(4 * hidden, 4, 1, groups=4)
+            move.bias = nn.Parameter(torch.zeros(4))
+            nn.init.normal_(move.weight, std=INIT_STD)
+            modules.append(move)
+        return modules
+
+    def look(
+        self,
+        modules: nn.ModuleList,
+        features: Features,
+        finest: torch.Tensor,
+        places: Places,
+        scores: torch.Tensor | None = None,
+    ) -> Borders:
+        """Read the borders.
+
+        Args:
+            modules: Those of :meth:`build`.
+            features: What the stock head computed.
+            finest: Tensor[B, C, H, W] finest feature map that the head is given.
+            places: Where the sides are.
+            scores: Tensor[B, nc, A] class logits, by which the best anchors are chosen; None to look at all of them, as
+                in training, where it is not known yet which ones count.
+        """
+        value, centres, side, *_ = modules
+        assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
+        centre = flat([layer(x) for layer, x in zip(centres, features.hidden, strict=True)])
+        index, count = None, places.sides.shape[2]
+        if scores is not None and count > self.options.candidates:
+            index = scores.amax(1).topk(self.options.candidates, 1).indices
+            centre = centre.gather(2, index[:, None].expand(-1, centre.shape[1], -1))
+            places = places.take(index)
+        maps = value(finest).unflatten(1, (4, self.options.channels)).flatten(0, 1)
+        # In half precision the coordinates would be off by a third of a pixel.
+        points = border_points(places).flatten(0, 1).float()
+        read = F.grid_sample(maps.float(), points, padding_mode="border", align_corners=False)
+        read = read.to(maps.dtype).transpose(2, 3).unflatten(0, (-1, 4)).flatten(1, 3)  # [B, 4 * channels * POINTS, K]
+        size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
+        return Borders(F.silu(side(read) + centre), size, index, count)
+
+    def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
+        """Return by how much the distances l, t, r, b grow, Tensor[B, 4, A] in grid units."""
+        borders = features.borders
+        assert borders is not None  # noqa: S101  the head looks before it runs the branches
+        if not self.options.refine:
+            return borders.among_all(torch.zeros_like(borders.size))
+        return borders.among_all(modules[3](borders.seen) * (SHARE * borders.size))
+
+    def move(self, assignment: Assignment, preds: dict[str, torch.Tensor]) -> Assignment:
+        """Return the assignment with moved boxes; the detector's own get no gradient from there."""
+        if not self.options.refine:
+            return assignment
+        growth = preds[self.name].transpose(1, 2)
+        boxes = assignment.pred_boxes.detach()
+        if boxes.shape[-1] == 4:
+            moved = boxes + torch.cat((-growth[..., :2], growth[..., 2:]), -1)
+        else:
+            sides = rbox_to_sides(assignment.anchors, boxes) + growth
+            moved = sides_to_rbox(assignment.anchors, sides, boxes[..., 4])
+        return replace(assignment, pred_boxes=moved, stock_boxes=assignment.pred_boxes)
+
+    def loss(self, context: LossContext) -> torch.Tensor:
+        """Return the loss of the stock boxes, CIoU or probIoU, of the moved ones."""
+        pred, target = context.pred_boxes, context.target_boxes
+        overlap = bbox_iou(pred, target, xywh=False, CIoU=True) if context.task == "detect" else probiou(pred, target)
+        return context.mean(1 - overlap.squeeze(-1)) * context.hyp.box * self.options.gain
+
+
+def border_points(places: Places) -> torch.Tensor:
+    """Return points on the sides of boxes in the coordinates of ``grid_sample``: -1 to 1 from edge to edge of the map.
+
+    Args:
+        places: Where the sides are.
+
+    Returns:
+        Tensor[B, 4, A, POINTS, 2]; the sides in the order l, t, r, b.
+    """
+    left, top, right, bottom = (side[..., None] for side in (places.sides * places.strides).unbind(1))
+    part = (torch.arange(POINTS, device=left.device, dtype=left.dtype) + 0.5) / POINTS
+    across, down = (left + right) * part - left, (top + bottom) * part - top
+    x = torch.stack((-left + 0 * down, across, right + 0 * down, across), 1)
+    y = torch.stack((down, -top + 0 * across, down, bottom + 0 * across), 1)
+    if places.angle is not None:
+        cos, sin = places.angle.cos()[..., None], places.angle.sin()[..., None]
+        x, y = x * cos - y * sin, x * sin + y * cos
+    anchors = (places.anchors * places.strides).unbind(1)
+    place = [(c + a[:, None, :, None]) * (2 / n) - 1 for c, a, n in zip((x, y), anchors, places.extent, strict=True)]
+    return torch.stack(place, -1)
