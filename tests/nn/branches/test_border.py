@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,23 @@ def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
 
 
 @TASKS
+def test_gradient_of_what_is_seen(make_branch, task):
+    torch.manual_seed(0)
+    branch = make_branch("border", task, channels=1, hidden=1)
+    modules = branch.build().double().eval()
+    angle = torch.rand(1, 1, 4).double() if task == "obb" else None
+    places = places_of(9 * torch.rand(1, 4, 4).double(), 30 * torch.rand(2, 4).double(), angle)
+    finest, hidden = torch.rand(1, 16, 4, 4).double(), torch.rand(1, 8, 2, 2).double()
+
+    def growth(finest, hidden):
+        features = Features([hidden], [], [])
+        return branch.forward(modules, replace(features, borders=branch.look(modules, features, finest, places)))
+
+    modules[3].weight.data.normal_()
+    assert torch.autograd.gradcheck(growth, (finest.requires_grad_(), hidden.requires_grad_()))
+
+
+@TASKS
 def test_boxes_move_by_what_is_predicted(make_branch, make_context, task):
     branch = make_branch("border", task)
     angle = 0.6 * (task == "obb")
@@ -134,6 +153,28 @@ def test_boxes_move_by_what_is_predicted(make_branch, make_context, task):
     still = make_branch("border", task, refine=False)
     assert still.move(context.assignment, context.preds) is context.assignment
     assert (still.loss_item, branch.loss_item) == ("", "border_loss")
+
+
+def test_half_precision_finds_the_same_points():
+    sides, anchors, angle = 2000 * torch.rand(1, 4, 99), torch.arange(198.0).view(2, 99), torch.rand(1, 1, 99)
+    places = places_of(sides.half().float(), anchors, angle.half().float(), stride=32.0)
+    half = Places(places.sides.half(), places.anchors.half(), places.strides.half(), angle.half(), SIZE)
+    exact = Places(*(x.half().float() for x in (places.sides, places.anchors, places.strides, angle)), SIZE)
+    assert torch.equal(border_points(half), border_points(exact))
+
+
+@TASKS
+def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_boxes(make_branch, make_context, task):
+    box = torch.tensor([[5.0, 6, 12, 8, 0.3]]) if task == "obb" else torch.tensor([[1.0, 2, 9, 12]])
+    pred, growth = box.clone().requires_grad_(), torch.full((1, 4), 0.5, requires_grad=True)
+    context = make_context(pred, box * 1.1, border=growth)
+    moved = replace(context, assignment=make_branch("border", task).move(context.assignment, context.preds))
+    kld = make_branch("kld", task)
+    assert torch.equal(kld.loss(moved), kld.loss(context))
+    assert not torch.equal(moved.pred_boxes, context.pred_boxes)
+    kld.loss(moved).backward()
+    assert pred.grad.abs().sum() > 0
+    assert growth.grad is None
 
 
 def test_what_nobody_reads_is_refused(build):
@@ -206,8 +247,8 @@ def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, b
 
 
 @TASKS
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_exported_files_look_at_the_same_places(tmp_path, build, perturb, task, dynamic):
+@pytest.mark.parametrize(("form", "dynamic"), [("onnx", False), ("onnx", True), ("torchscript", False)])
+def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic):
     yaml = tmp_path / "model.yaml"
     section = "{gaussian: {}, border: {candidates: 40}}"
     yaml.write_text(f"base: yolov8n.yaml\ntask: {task}\nnc: 3\nuncertainty: {section}\n")
@@ -217,7 +258,7 @@ def test_exported_files_look_at_the_same_places(tmp_path, build, perturb, task, 
     for layer in (head.cv_border[3], head.cv_gaussian[-1]):
         nn.init.normal_(layer.weight, std=0.2)
     model.save(tmp_path / "model.pt")
-    file = YOLO(tmp_path / "model.pt").export(format="onnx", imgsz=64, dynamic=dynamic, device="cpu", verbose=False)
+    file = YOLO(tmp_path / "model.pt").export(format=form, imgsz=64, dynamic=dynamic, device="cpu", verbose=False)
     backend = AutoBackend(file, device=torch.device("cpu"))
     model.model.eval()
     head.dynamic = dynamic  # a dynamic file looks at all anchors

@@ -12,6 +12,7 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 
 from yolo_uncert.config import BorderOptions
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
+from yolo_uncert.functional.dtypes import at_least_float32
 from yolo_uncert.losses.context import Assignment, LossContext
 from yolo_uncert.nn.branches.base import Borders, Branch, Features, HeadSpec, Places, flat
 from yolo_uncert.options import OptionError
@@ -99,9 +100,9 @@ class BorderBranch(Branch):
             centre = centre.gather(2, index[:, None].expand(-1, centre.shape[1], -1))
             places = places.take(index)
         maps = value(finest).unflatten(1, (4, self.options.channels)).flatten(0, 1)
-        # In half precision the coordinates would be off by a third of a pixel.
-        points = border_points(places).flatten(0, 1).float()
-        read = F.grid_sample(maps.float(), points, padding_mode="border", align_corners=False)
+        points = border_points(places).flatten(0, 1)
+        exact = maps.to(at_least_float32(maps, points))
+        read = F.grid_sample(exact, points.to(exact.dtype), padding_mode="border", align_corners=False)
         read = read.to(maps.dtype).transpose(2, 3).unflatten(0, (-1, 4)).flatten(1, 3)  # [B, 4 * channels * POINTS, K]
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(side(read) + centre), size, index, count)
@@ -143,14 +144,17 @@ def border_points(places: Places) -> torch.Tensor:
     Returns:
         Tensor[B, 4, A, POINTS, 2]; the sides in the order l, t, r, b.
     """
-    left, top, right, bottom = (side[..., None] for side in (places.sides * places.strides).unbind(1))
+    # In half precision coordinates would be off by up to half a pixel.
+    dtype = at_least_float32(places.sides)
+    sides, anchors = (x.to(dtype) * places.strides for x in (places.sides, places.anchors))
+    left, top, right, bottom = (side[..., None] for side in sides.unbind(1))
     part = (torch.arange(POINTS, device=left.device, dtype=left.dtype) + 0.5) / POINTS
     across, down = (left + right) * part - left, (top + bottom) * part - top
     x = torch.stack((-left + 0 * down, across, right + 0 * down, across), 1)
     y = torch.stack((down, -top + 0 * across, down, bottom + 0 * across), 1)
     if places.angle is not None:
-        cos, sin = places.angle.cos()[..., None], places.angle.sin()[..., None]
+        angle = places.angle.to(dtype)[..., None]
+        cos, sin = angle.cos(), angle.sin()
         x, y = x * cos - y * sin, x * sin + y * cos
-    anchors = (places.anchors * places.strides).unbind(1)
-    place = [(c + a[:, None, :, None]) * (2 / n) - 1 for c, a, n in zip((x, y), anchors, places.extent, strict=True)]
-    return torch.stack(place, -1)
+    ends = zip((x, y), anchors.unbind(1), places.extent, strict=True)
+    return torch.stack([(c + a[:, None, :, None]) * (2 / n) - 1 for c, a, n in ends], -1)
