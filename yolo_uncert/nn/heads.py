@@ -140,16 +140,16 @@ class _Branches(Detect):
         return self.schema.insert(y, [b.decode(x, decoded) for b in self.branches if b.field])
 
     def _look_again(self, modules: nn.ModuleList, features: Features, preds: dict[str, torch.Tensor]) -> Borders:
-        """Return what the border branch sees; the decoded distances are kept, which spares a second softmax."""
-        x = preds["feats"]
-        preds["distances"] = preds["boxes"]
+        """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
+        x, distances = preds["feats"], preds["boxes"]
         if isinstance(self.dfl, MomentsDFL):
-            preds["distances"], preds["side_var"] = self.dfl.moments(preds["boxes"])
+            distances, variance = self.dfl.moments(distances)
+            if not self.training:  # kept, they spare the decoding a second softmax
+                preds |= {"distances": distances, "side_var": variance}
         anchors, strides = (a.transpose(0, 1)[None] for a in make_anchors(x, self.stride, 0.5))
         extent = x[0].shape[3] * self.stride[0], x[0].shape[2] * self.stride[0]
         angle = preds["angle"].detach() if "angle" in preds else None
-        # Where to look is no question of what is seen there: no gradient.
-        places = Places(preds["distances"].detach(), anchors, strides, angle, extent)
+        places = Places(distances.detach(), anchors, strides, angle, extent)
         branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
         # The number of anchors of a dynamic file is not known when it is written.
         scores = None if self.training or self.dynamic else preds["scores"]
