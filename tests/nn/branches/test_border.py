@@ -15,7 +15,7 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches.base import Borders, Features, Places
-from yolo_uncert.nn.branches.border import POINTS, SHARE, border_points
+from yolo_uncert.nn.branches.border import FARTHEST, POINTS, SHARE, border_points
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -198,10 +198,10 @@ def test_predictions_are_parts_of_the_box(make_branch):
     branch = make_branch("border", hidden=2)
     modules = branch.build()
     modules[3].weight.data.zero_()
-    modules[3].bias.data = torch.tensor([1.0, 2, -1, 0])
+    modules[3].bias.data = torch.tensor([1.0, -9, -1, 9])
     borders = Borders(torch.randn(1, branch.channels, 1), torch.tensor([12.0, 8, 12, 8])[None, :, None])
     growth = branch.forward(modules, Features([], [], [], borders))[0, :, 0]
-    assert_close(growth, SHARE * torch.tensor([12.0, 16, -12, 0]))
+    assert_close(growth, torch.tensor([SHARE * 12, -FARTHEST * 8, -SHARE * 12, FARTHEST * 8]))
 
 
 @BASES

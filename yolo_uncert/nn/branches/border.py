@@ -23,6 +23,9 @@ POINTS = 3
 SHARE = 0.25
 """Share of the box by which a raw prediction of 1 moves a side."""
 
+FARTHEST = 0.45
+"""Largest part of the box by which a side moves: below half of it, no box is turned inside out."""
+
 INIT_STD = 1e-3
 """Standard deviation of the last layer's initial weights: boxes start where the detector puts them."""
 
@@ -113,7 +116,8 @@ class BorderBranch(Branch):
         assert borders is not None  # noqa: S101  the head looks before it runs the branches
         if not self.options.refine:
             return borders.among_all(torch.zeros_like(borders.size))
-        return borders.among_all(modules[3](borders.seen) * (SHARE * borders.size))
+        parts = (modules[3](borders.seen) * SHARE).clamp(-FARTHEST, FARTHEST)
+        return borders.among_all(parts * borders.size)
 
     def move(self, assignment: Assignment, preds: dict[str, torch.Tensor]) -> Assignment:
         """Return the assignment with moved boxes; the detector's own get no gradient from there."""
