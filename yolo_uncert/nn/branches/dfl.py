@@ -66,8 +66,9 @@ class DFLBranch(Branch):
 
     def decoder(self, stock: DFL) -> MomentsDFL:
         """Return the layer that decodes the head's side distributions, with the weights of the stock one."""
-        peaks = self.options.decode == "peak"
-        layer = PeakDFL(stock.c1, self.options.window) if peaks else MomentsDFL(stock.c1)
+        if self.options.decode == "mean":
+            return MomentsDFL.like(stock)
+        layer = PeakDFL(stock.c1, self.options.window)
         layer.conv = stock.conv
         return layer
 
