@@ -15,7 +15,7 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches.base import Borders, Features, Places
-from yolo_uncert.nn.branches.border import FARTHEST, POINTS, SHARE, border_points
+from yolo_uncert.nn.branches.border import DENSE, FARTHEST, POINTS, SHARE, at_anchors, border_points
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -114,6 +114,26 @@ def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
     assert_close(spread[0, :, [1, 2]], whole.seen[0, :, [1, 2]])
     assert not spread[0, :, [0, 3, 4]].any()
     assert torch.equal(whole.among_all(whole.seen), whole.seen)
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_layers_at_some_anchors_are_those_of_all(few):
+    layers = nn.ModuleList(nn.Conv2d(3, 5, 1) for _ in range(3))
+    levels = [torch.randn(2, 3, size, size + 1) for size in (8, 4, 2)]
+    every = at_anchors(layers, levels, None)
+    anchors = every.shape[2]
+    assert_close(every[:, :, 72:92], layers[1](levels[1]).flatten(2))
+    ends = torch.tensor([0, 71, 72, 91, 92, 97])  # the first and last of each level
+    more = torch.arange(anchors)[: 0 if few else anchors // DENSE]
+    index = torch.stack((torch.cat((ends, more)), torch.cat((ends.flip(0), more))))
+    assert (DENSE * index.shape[1] > anchors) is not few
+    run = []
+    for layer in layers:
+        layer.register_forward_hook(lambda _, inputs, out: run.append(out[0, 0].numel()))
+    picked = at_anchors(layers, levels, index)
+    assert run == ([6] * 3 if few else [72, 20, 6])
+    for image, places in enumerate(index):
+        assert_close(picked[image], every[image][:, places])
 
 
 @TASKS
@@ -250,7 +270,7 @@ def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, b
 @pytest.mark.parametrize(("form", "dynamic"), [("onnx", False), ("onnx", True), ("torchscript", False)])
 def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic):
     yaml = tmp_path / "model.yaml"
-    section = "{gaussian: {}, border: {candidates: 40}}"
+    section = "{gaussian: {}, border: {candidates: 20}}"
     yaml.write_text(f"base: yolov8n.yaml\ntask: {task}\nnc: 3\nuncertainty: {section}\n")
     model = YOLO(str(yaml))
     perturb(model.model)

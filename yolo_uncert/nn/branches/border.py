@@ -26,6 +26,10 @@ SHARE = 0.25
 FARTHEST = 0.45
 """Largest part of the box by which a side moves: below half of it, no box is turned inside out."""
 
+DENSE = 4
+"""From this share of the anchors on, 1 to so many, it is faster to run a layer at all of them and pick: of few, every
+level's layer sees all."""
+
 INIT_STD = 1e-3
 """Standard deviation of the last layer's initial weights: boxes start where the detector puts them."""
 
@@ -96,12 +100,11 @@ class BorderBranch(Branch):
         """
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
-        centre = flat([layer(x) for layer, x in zip(centres, features.hidden, strict=True)])
         index, count = None, places.sides.shape[2]
         if scores is not None and count > self.options.candidates:
             index = scores.amax(1).topk(self.options.candidates, 1).indices
-            centre = centre.gather(2, index[:, None].expand(-1, centre.shape[1], -1))
             places = places.take(index)
+        centre = at_anchors(centres, features.hidden, index)
         maps = value(finest).unflatten(1, (4, self.options.channels)).flatten(0, 1)
         points = border_points(places).flatten(0, 1)
         exact = maps.to(at_least_float32(maps, points))
@@ -137,6 +140,32 @@ class BorderBranch(Branch):
         pred, target = context.pred_boxes, context.target_boxes
         overlap = bbox_iou(pred, target, xywh=False, CIoU=True) if context.task == "detect" else probiou(pred, target)
         return context.mean(1 - overlap.squeeze(-1)) * context.hyp.box * self.options.gain
+
+
+def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.Tensor | None) -> torch.Tensor:
+    """Return each level's layer at its anchors; where few are asked for, it does not run at the others.
+
+    Args:
+        layers: A 1x1 convolution per level.
+        levels: Tensor[B, C, H, W] features per level.
+        index: Tensor[B, K] places among the anchors of all levels; None for all.
+
+    Returns:
+        Tensor[B, C_out, K or A].
+    """
+    anchors = sum(x.shape[2] * x.shape[3] for x in levels)
+    if index is None or DENSE * index.shape[1] > anchors:
+        every = flat([layer(x) for layer, x in zip(layers, levels, strict=True)])
+        return every if index is None else every.gather(2, index[:, None].expand(-1, every.shape[1], -1))
+    found, start = levels[0].new_zeros(()), 0
+    for layer, level in zip(layers, levels, strict=True):
+        x = level.flatten(2)
+        place, last = index - start, x.shape[2] - 1
+        few = x.gather(2, place.clamp(0, last)[:, None].expand(-1, x.shape[1], -1))
+        here = (place >= 0) & (place <= last)
+        found = torch.where(here[:, None], layer(few[..., None])[..., 0], found)
+        start += x.shape[2]
+    return found
 
 
 def border_points(places: Places) -> torch.Tensor:
