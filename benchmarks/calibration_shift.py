@@ -1,9 +1,10 @@
-"""Does a calibration hold on other images? ``python benchmarks/calibration_shift.py MODEL DATA IMGSZ [META.json]``.
+"""Does a calibration hold on other images? ``calibration_shift.py MODEL DATA IMGSZ [META.json] [KEY=VALUE ...]``.
 
 Sigma is calibrated on one part of the validation images and measured on another: random halves of the images and, with
 META (image name to attributes such as HIT-UAV's ``scenario`` and ``altitude_m``), day to night and low to high flights.
 Printed is, before and after each method, the calibration error over 19 levels (mean over the coordinates) and the
 share of errors within the 90 % interval; for conformal both by its own intervals, for the others by Gaussian ones.
+Further words are options of ``val``, such as ``suppress=soft var_vote=True``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from ultralytics.cfg import parse_key_value_pair
 from ultralytics.utils import LOGGER
 
 from yolo_uncert import YOLO
@@ -66,11 +68,13 @@ def show(name: str, boxes: tuple[int, int], found: np.ndarray) -> None:
     print(f"| {name} | {boxes[0]} / {boxes[1]} | {' | '.join(cells)} |", flush=True)
 
 
-def main(model: str, data: str, imgsz: str, meta: str | None = None) -> None:
+def main(model: str, data: str, imgsz: str, *words: str) -> None:
     """Validate once and print the table."""
     LOGGER.setLevel(logging.ERROR)
+    meta = next((word for word in words if "=" not in word), None)
+    given = dict(parse_key_value_pair(word) for word in words if "=" in word)
     with TemporaryDirectory() as folder:
-        options = {"data": data, "imgsz": int(imgsz), "plots": False, "calibrated": False, "workers": 0}
+        options = {"data": data, "imgsz": int(imgsz), "plots": False, "calibrated": False, "workers": 0, **given}
         matches = YOLO(model).val(**options, project=folder).matches
     print("| from to | boxes | as predicted | temperature | isotonic | conformal |\n|---|---|---|---|---|---|")
     random = np.random.default_rng(0)

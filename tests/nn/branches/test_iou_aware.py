@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch import nn
 from torchvision.ops import box_iou
 from ultralytics.utils.metrics import probiou
 
 from yolo_uncert.losses.overlap import positives_iou
 from yolo_uncert.nn.branches.base import Features
+from yolo_uncert.nn.branches.iou_aware import narrow_conv
 
 PRED = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
 TRUTH = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
@@ -75,3 +77,27 @@ def test_extremes_give_finite_losses_and_gradients(make_branch, make_context, lo
     assert loss.isfinite()
     assert logits.grad.isfinite().all()
     assert pred.grad is None or pred.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 9), (1, 3, 1, 4), (3, 1, 2, 2)])
+def test_the_fast_convolution_is_the_layer(shape, bias):
+    conv = nn.Conv2d(shape[1], 1, 3, padding=1, bias=bias).eval()
+    x = torch.randn(shape)
+    for given in (x, x.to(memory_format=torch.channels_last), x.transpose(2, 3)):
+        with torch.no_grad():
+            torch.testing.assert_close(narrow_conv(conv, given), conv(given))
+    assert torch.equal(narrow_conv(conv.train(), x), conv(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_are_left_to_the_layer(dtype):
+    conv, x = nn.Conv2d(4, 1, 3, padding=1).eval().to(dtype), torch.randn(1, 4, 5, 5).to(dtype)
+    assert torch.equal(narrow_conv(conv, x), conv(x))
+
+
+def test_a_traced_head_has_the_layer():
+    conv = nn.Conv2d(4, 1, 3, padding=1).eval().requires_grad_(False)
+    traced = torch.jit.trace(lambda x: narrow_conv(conv, x), torch.randn(1, 4, 5, 5))
+    assert "_convolution" in str(traced.graph)
+    assert "col2im" not in str(traced.graph)
