@@ -52,8 +52,15 @@ class BorderOptions:
     gain: float = option(1.0, "Weight of the loss term relative to the stock box loss.", low=0.0)
     channels: int = option(16, "Channels that are read at each point.", low=1)
     hidden: int = option(32, "Hidden channels for each side.", low=1)
-    candidates: int = option(1000, "Anchors of an image, the best by class score, that are looked at again.", low=1)
+    candidates: int = option(
+        300,
+        "Anchors of an image, the best by class score, that are looked at again; 5 % of them in large images.",
+        low=1,
+    )
     lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
+    grad_finest: float = option(
+        1.0, "Share of the gradient that reaches the finest map, which the detector shares.", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True)

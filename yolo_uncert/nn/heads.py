@@ -146,7 +146,9 @@ class _Branches(Detect):
             distances, variance = self.dfl.moments(distances)
             if not self.training:  # kept, they spare the decoding a second softmax
                 preds |= {"distances": distances, "side_var": variance}
-        anchors, strides = (a.transpose(0, 1)[None] for a in make_anchors(x, self.stride, 0.5))
+        known = not (self.training or self.dynamic) and self.shape == x[0].shape  # by the decoding, the last time
+        grid = (self.anchors, self.strides) if known else (a.T for a in make_anchors(x, self.stride, 0.5))
+        anchors, strides = (a[None] for a in grid)
         extent = x[0].shape[3] * self.stride[0], x[0].shape[2] * self.stride[0]
         angle = preds["angle"].detach() if "angle" in preds else None
         places = Places(distances.detach(), anchors, strides, angle, extent)

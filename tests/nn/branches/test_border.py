@@ -15,7 +15,7 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches.base import Borders, Features, Places
-from yolo_uncert.nn.branches.border import DENSE, FARTHEST, POINTS, SHARE, at_anchors, border_points
+from yolo_uncert.nn.branches.border import FARTHEST, LARGE, POINTS, SHARE, at_anchors, border_points, by_matrix, by_side
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -70,9 +70,11 @@ def test_an_angle_of_zero_is_the_horizontal_box():
 def reader(make_branch):
     """Branch and modules that pass on what is read: one channel, one hidden channel for each point."""
     branch = make_branch("border", channels=1, hidden=POINTS, candidates=2)
-    value, centres, side = nn.Identity(), nn.ModuleList([nn.Conv2d(8, 4 * POINTS, 1)]), nn.Identity()
+    value, centres = nn.Identity(), nn.ModuleList([nn.Conv2d(8, 4 * POINTS, 1)])
     nn.init.zeros_(centres[0].weight)
     nn.init.zeros_(centres[0].bias)
+    side = nn.Conv1d(4 * POINTS, 4 * POINTS, 1, groups=4, bias=False)
+    side.weight.data = torch.eye(POINTS).repeat(4, 1)[..., None]
     return branch, nn.ModuleList([value, centres, side])
 
 
@@ -116,24 +118,48 @@ def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
     assert torch.equal(whole.among_all(whole.seen), whole.seen)
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_layers_at_some_anchors_are_those_of_all(few):
+def test_of_large_images_more_is_looked_at(reader):
+    anchors = 3 * LARGE
+    scores, places = torch.rand(1, 2, anchors), places_of(torch.rand(1, 4, anchors), torch.rand(2, anchors))
+    index = look(reader, torch.rand(1, 4, 5, 5), places, scores).index
+    assert index.shape == (1, 3), "2 are asked for"
+
+
+def test_layers_at_some_anchors_are_those_of_all():
     layers = nn.ModuleList(nn.Conv2d(3, 5, 1) for _ in range(3))
     levels = [torch.randn(2, 3, size, size + 1) for size in (8, 4, 2)]
     every = at_anchors(layers, levels, None)
-    anchors = every.shape[2]
     assert_close(every[:, :, 72:92], layers[1](levels[1]).flatten(2))
     ends = torch.tensor([0, 71, 72, 91, 92, 97])  # the first and last of each level
-    more = torch.arange(anchors)[: 0 if few else anchors // DENSE]
-    index = torch.stack((torch.cat((ends, more)), torch.cat((ends.flip(0), more))))
-    assert (DENSE * index.shape[1] > anchors) is not few
-    run = []
-    for layer in layers:
-        layer.register_forward_hook(lambda _, inputs, out: run.append(out[0, 0].numel()))
+    index = torch.stack((ends, ends.flip(0)))
     picked = at_anchors(layers, levels, index)
-    assert run == ([6] * 3 if few else [72, 20, 6])
     for image, places in enumerate(index):
         assert_close(picked[image], every[image][:, places])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_of_matrices_are_the_convolutions(bias):
+    grouped, x = nn.Conv1d(12, 20, 1, groups=4, bias=bias), torch.randn(2, 12, 7)
+    assert_close(by_side(grouped, x.unflatten(1, (4, -1))), grouped(x))
+    whole = nn.Conv2d(12, 5, 1)
+    assert_close(by_matrix(whole, x), whole(x[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_reaches_the_finest_map(make_branch, share):
+    torch.manual_seed(0)
+    finest, hidden = torch.rand(1, 16, 4, 4), torch.rand(1, 8, 1, 1)
+    whole, part = (make_branch("border", channels=1, hidden=1, grad_finest=s) for s in (1.0, share))
+    modules, seen, gradients = whole.build(), [], []
+    for branch in (whole, part):
+        leaves = finest.clone().requires_grad_(), hidden.clone().requires_grad_()
+        seen.append(branch.look(modules, Features([leaves[1]], [], []), leaves[0], places_of(SIDES, ANCHOR)).seen)
+        gradients.append(torch.autograd.grad(seen[-1].sum(), leaves))
+    assert torch.equal(*seen)
+    (all_finest, all_hidden), (some_finest, same_hidden) = gradients
+    assert all_finest.abs().sum() > 0
+    assert_close(some_finest, share * all_finest)
+    assert torch.equal(same_hidden, all_hidden)
 
 
 @TASKS

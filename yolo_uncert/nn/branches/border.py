@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the customary name
@@ -26,9 +27,8 @@ SHARE = 0.25
 FARTHEST = 0.45
 """Largest part of the box by which a side moves: below half of it, no box is turned inside out."""
 
-DENSE = 4
-"""From this share of the anchors on, 1 to so many, it is faster to run a layer at all of them and pick: of few, every
-level's layer sees all."""
+LARGE = 20
+"""Of large images one anchor in so many is looked at again, however few candidates are asked for: more is in them."""
 
 INIT_STD = 1e-3
 """Standard deviation of the last layer's initial weights: boxes start where the detector puts them."""
@@ -101,17 +101,20 @@ class BorderBranch(Branch):
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
         index, count = None, places.sides.shape[2]
-        if scores is not None and count > self.options.candidates:
-            index = scores.amax(1).topk(self.options.candidates, 1).indices
+        looked = max(self.options.candidates, count // LARGE)
+        if scores is not None and count > looked:
+            index = scores.amax(1).topk(looked, 1).indices
             places = places.take(index)
         centre = at_anchors(centres, features.hidden, index)
-        maps = value(finest).unflatten(1, (4, self.options.channels)).flatten(0, 1)
+        share = self.options.grad_finest
+        maps = value(finest.detach().lerp(finest, share) if share < 1 and finest.requires_grad else finest)
+        maps = maps.unflatten(1, (4, self.options.channels)).flatten(0, 1)
         points = border_points(places).flatten(0, 1)
         exact = maps.to(at_least_float32(maps, points))
         read = F.grid_sample(exact, points.to(exact.dtype), padding_mode="border", align_corners=False)
-        read = read.to(maps.dtype).transpose(2, 3).unflatten(0, (-1, 4)).flatten(1, 3)  # [B, 4 * channels * POINTS, K]
+        read = read.to(maps.dtype).transpose(2, 3).flatten(1, 2).unflatten(0, (-1, 4))  # [B, 4, channels * POINTS, K]
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
-        return Borders(F.silu(side(read) + centre), size, index, count)
+        return Borders(F.silu(by_side(side, read) + centre), size, index, count)
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return by how much the distances l, t, r, b grow, Tensor[B, 4, A] in grid units."""
@@ -119,7 +122,7 @@ class BorderBranch(Branch):
         assert borders is not None  # noqa: S101  the head looks before it runs the branches
         if not self.options.refine:
             return borders.among_all(torch.zeros_like(borders.size))
-        parts = (modules[3](borders.seen) * SHARE).clamp(-FARTHEST, FARTHEST)
+        parts = (by_side(modules[3], borders.seen.unflatten(1, (4, -1))) * SHARE).clamp(-FARTHEST, FARTHEST)
         return borders.among_all(parts * borders.size)
 
     def move(self, assignment: Assignment, preds: dict[str, torch.Tensor]) -> Assignment:
@@ -153,19 +156,34 @@ def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.T
     Returns:
         Tensor[B, C_out, K or A].
     """
-    anchors = sum(x.shape[2] * x.shape[3] for x in levels)
-    if index is None or DENSE * index.shape[1] > anchors:
-        every = flat([layer(x) for layer, x in zip(layers, levels, strict=True)])
-        return every if index is None else every.gather(2, index[:, None].expand(-1, every.shape[1], -1))
-    found, start = levels[0].new_zeros(()), 0
-    for layer, level in zip(layers, levels, strict=True):
-        x = level.flatten(2)
-        place, last = index - start, x.shape[2] - 1
-        few = x.gather(2, place.clamp(0, last)[:, None].expand(-1, x.shape[1], -1))
-        here = (place >= 0) & (place <= last)
-        found = torch.where(here[:, None], layer(few[..., None])[..., 0], found)
-        start += x.shape[2]
+    if index is None:
+        return flat([layer(x) for layer, x in zip(layers, levels, strict=True)])
+    every = flat(levels)
+    few = every.gather(2, index[:, None].expand(-1, every.shape[1], -1))
+    found, start = by_matrix(layers[0], few), 0
+    for layer, below in zip(layers[1:], levels, strict=False):
+        start += below.shape[2] * below.shape[3]
+        found = torch.where((index >= start)[:, None], by_matrix(layer, few), found)
     return found
+
+
+def by_matrix(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Run a 1x1 convolution at points Tensor[B, C, K], which a product of matrices does faster than a convolution."""
+    return torch.baddbmm(layer.bias[:, None], layer.weight.flatten(1).expand(len(x), -1, -1), x)
+
+
+def by_side(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Run a 1x1 convolution of four groups as a product of matrices, which takes a fraction of its time.
+
+    Args:
+        layer: An ``nn.Conv1d``, its groups the sides.
+        x: Tensor[B, 4, C, K].
+
+    Returns:
+        Tensor[B, C_out, K].
+    """
+    out = (layer.weight[..., 0].unflatten(0, (4, -1)) @ x).flatten(1, 2)
+    return out if layer.bias is None else out + layer.bias[:, None].to(out.dtype)
 
 
 def border_points(places: Places) -> torch.Tensor:
@@ -183,8 +201,8 @@ def border_points(places: Places) -> torch.Tensor:
     left, top, right, bottom = (side[..., None] for side in sides.unbind(1))
     part = (torch.arange(POINTS, device=left.device, dtype=left.dtype) + 0.5) / POINTS
     across, down = (left + right) * part - left, (top + bottom) * part - top
-    x = torch.stack((-left + 0 * down, across, right + 0 * down, across), 1)
-    y = torch.stack((down, -top + 0 * across, down, bottom + 0 * across), 1)
+    x = torch.stack(((-left).expand_as(across), across, right.expand_as(across), across), 1)
+    y = torch.stack((down, (-top).expand_as(down), down, bottom.expand_as(down)), 1)
     if places.angle is not None:
         angle = places.angle.to(dtype)[..., None]
         cos, sin = angle.cos(), angle.sin()
