@@ -26,7 +26,7 @@ def hold_out(source: Path, dates: set[str], folder: Path, names: dict[int, str])
         ValueError: No training image is of a date, or all are of the dates held out.
     """
     meta = json.loads((source / "meta.json").read_text())
-    images = sorted((source / "images/train").resolve().iterdir())
+    images = sorted((source / "images/train").absolute().iterdir())
     if unknown := dates - {meta[image.stem]["date"] for image in images}:
         raise ValueError(f"no training image of {source} has the date {', '.join(sorted(unknown))}")
     held = [image for image in images if meta[image.stem]["date"] in dates]
@@ -36,7 +36,7 @@ def hold_out(source: Path, dates: set[str], folder: Path, names: dict[int, str])
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", train), ("val", held)):
         (folder / f"{name}.txt").write_text("".join(f"{image}\n" for image in part))
-    data = {"path": str(folder.resolve()), "train": "train.txt", "val": "val.txt", "names": names}
+    data = {"path": str(folder.absolute()), "train": "train.txt", "val": "val.txt", "names": names}
     (folder / "data.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
     return len(train), len(held)
 
