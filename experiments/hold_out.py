@@ -23,14 +23,15 @@ def hold_out(source: Path, dates: set[str], folder: Path, names: dict[int, str])
         names: Class names.
 
     Raises:
+        KeyError: ``meta.json`` has no date of an image.
         ValueError: No training image is of a date, or all are of the dates held out.
     """
     meta = json.loads((source / "meta.json").read_text())
-    images = sorted((source / "images/train").absolute().iterdir())
-    if unknown := dates - {meta[image.stem]["date"] for image in images}:
+    images = {image: meta[image.stem]["date"] for image in sorted((source / "images/train").absolute().iterdir())}
+    if unknown := dates - set(images.values()):
         raise ValueError(f"no training image of {source} has the date {', '.join(sorted(unknown))}")
-    held = [image for image in images if meta[image.stem]["date"] in dates]
-    train = [image for image in images if meta[image.stem]["date"] not in dates]
+    held = [image for image, date in images.items() if date in dates]
+    train = [image for image, date in images.items() if date not in dates]
     if not train:
         raise ValueError("all training images are of the dates held out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,8 @@ if __name__ == "__main__":
     classes = yaml.safe_load((Path(__file__).parents[1] / "data" / f"{root.name}.yaml").read_text())["names"]
     try:
         counts = hold_out(root, set(sys.argv[2].split(",")), Path(sys.argv[3]), classes)
-    except (OSError, ValueError, KeyError) as error:
+    except KeyError as error:
+        sys.exit(f"hold_out: {root / 'meta.json'} does not have {error}")
+    except (OSError, ValueError) as error:
         sys.exit(f"hold_out: {error}")
     print("{} images to train on, {} held out".format(*counts), f"-> {Path(sys.argv[3]) / 'data.yaml'}")

@@ -49,3 +49,9 @@ def test_dates_that_leave_nothing_are_refused(source, tmp_path, dates, message):
     with pytest.raises(ValueError, match=message):
         hold_out.hold_out(source, dates, tmp_path / "tune", {0: "Car"})
     assert not (tmp_path / "tune").exists()
+
+
+def test_an_image_without_a_date_is_named(source, tmp_path):
+    (source / "meta.json").write_text(json.dumps({"a": {"date": "20210101"}}))
+    with pytest.raises(KeyError, match="b"):
+        hold_out.hold_out(source, {"20210101"}, tmp_path / "tune", {0: "Car"})

@@ -53,7 +53,7 @@ class BorderOptions:
     channels: int = option(16, "Channels that are read at each point.", low=1)
     hidden: int = option(32, "Hidden channels for each side.", low=1)
     candidates: int = option(
-        300, "Anchors, the best by class score, that are looked at again; of large images 5 % of all anchors.", low=1
+        1000, "Anchors, the best by class score, that are looked at again; of large images 5 % of all anchors.", low=1
     )
     lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
     grad_finest: float = option(

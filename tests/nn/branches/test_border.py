@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -274,6 +275,20 @@ def test_without_refinement_only_sigma_knows_of_the_borders(build, perturb, base
 
 def _heads(raw):
     return (raw["one2many"], raw["one2one"]) if "one2many" in raw else (raw,)
+
+
+@TASKS
+def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb, task):
+    model = perturb(build("yolov8n.yaml", task, BORDER)).eval()
+    images = [torch.rand(shape) for shape in ((1, 3, 64, 96), (1, 3, 96, 64), (2, 3, 64, 96))]
+    with torch.no_grad():
+        nn.init.normal_(model.model[-1].cv_border[3].weight, std=0.2)
+        found = [model(image)[0] for image in (*images, *images)]  # each after one of another size
+        for image, *both in zip(images, found, found[3:], strict=False):
+            fresh = copy.deepcopy(model)
+            fresh.model[-1].shape = None
+            for out in both:
+                assert torch.equal(out, fresh(image)[0])
 
 
 @BASES

@@ -150,7 +150,7 @@ def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.T
 
     Args:
         layers: A 1x1 convolution per level.
-        levels: Tensor[B, C, H, W] features per level.
+        levels: Tensor[B, C, H, W] features per level, C the same in all.
         index: Tensor[B, K] places among the anchors of all levels; None for all.
 
     Returns:
