@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from yolo_uncert.engine.candidates import extract, extract_selected, fuse_scores
+from yolo_uncert.engine.candidates import extract, extract_selected, fuse_scores, least_class_score
 from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
@@ -50,6 +50,41 @@ def test_chosen_classes(multi_label):
     # without multi_label an anchor is what its best class says, as in Ultralytics
     assert found.index.tolist() == ([0, 1] if multi_label else [1])
     assert set(found.cls.tolist()) == {2.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "plain", "fused", "end2end"),
+    [
+        ({"conf": 0.25}, 0.25, 0.0624375, 0.0624375),
+        ({"conf": 0.001}, 0.001, 0.001, 0.999e-6),
+        ({"conf": 0.0001}, 0.0001, 0.0001, 0.999e-8),
+        ({"conf": 0.25, "iou_alpha": 0.0}, 0.25, 0.001, 0.0),
+        ({"conf": 0.25, "iou_alpha": 1.0}, 0.25, 0.25, 0.25),
+    ],
+)
+def test_class_score_that_a_candidate_exceeds(given, plain, fused, end2end):
+    schema = Schema.of("detect", 3, ["iou_aware"])
+    assert least_class_score(PLAIN, options(**given)) == pytest.approx(plain)
+    assert least_class_score(schema, options(**given)) == pytest.approx(fused)
+    assert least_class_score(schema, options(**given), end2end=True) == pytest.approx(end2end)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("fusion", ["quality", "gaussian", "both", "none"])
+@pytest.mark.parametrize("conf", [0.0005, 0.01, 0.3])
+def test_no_candidate_is_below_that_class_score(alpha, fusion, conf):
+    schema = Schema.of("detect", 3, ["gaussian", "quality", "iou_aware"])
+    y = 30 * torch.rand(1, 13, 2000, generator=torch.Generator().manual_seed(0))
+    y[:, 4:7], y[:, 11:] = (y[:, 4:7] / 30) ** 6, 1 - (y[:, 11:] / 30) ** 6  # many low scores, and sure boxes
+    args = options(conf=conf, iou_alpha=alpha, score_fusion=fusion)
+    (found,) = extract(y, schema, args, multi_label=True)
+    best = y[0, 4:7].amax(0)
+    assert len(found.conf) > 10
+    assert best[found.index].min() > least_class_score(schema, args)
+    rows = torch.cat((y[0, :4], best[None], torch.zeros(1, 2000), y[0, 7:])).T[None]
+    (selected,) = extract_selected(rows, schema, options(**{**vars(args), "max_det": 2000}))
+    assert len(selected.conf) > 10
+    assert best[selected.index].min() > least_class_score(schema, args, end2end=True)
 
 
 def test_threshold_applies_to_the_fused_score():

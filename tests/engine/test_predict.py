@@ -15,6 +15,7 @@ from yolo_uncert.cli import main
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.predict import UncertDetectionPredictor, UncertOBBPredictor
 from yolo_uncert.engine.results import UncertResults
+from yolo_uncert.engine.schemas import head_of
 from yolo_uncert.options import OptionError
 
 QUIET = {"imgsz": 64, "verbose": False, "device": "cpu", "conf": 0.1}
@@ -294,3 +295,58 @@ def test_a_size_may_be_text_and_a_calibration_knows_the_size_that_is_used(caplog
     assert "may not fit" not in caplog.text
     model(image, imgsz=33, verbose=False, device="cpu")
     assert "made with imgsz=320 (now 64): it may not fit" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def border_models(tiny, tmp_path_factory):
+    """Models with a border branch that moves boxes, on the weights of the tiny ones."""
+    found, file = {}, tmp_path_factory.mktemp("border") / "border.yaml"
+    for kind in ("detect", "obb"):
+        branches = "{gaussian: {}, dfl: {}, iou_aware: {}, border: {}}"
+        file.write_text(f"base: yolov8n.yaml\ntask: {kind}\nnc: 2\nuncertainty: {branches}\n")
+        model = YOLO(file).load(tiny.weights(kind))
+        head = model.model.model[-1]
+        for layer in (head.cv_border[3], head.cv_gaussian[-1]):
+            torch.nn.init.normal_(layer.weight, std=0.2)
+        found[kind] = model
+    return found
+
+
+@pytest.mark.parametrize("kind", ["detect", "obb"])
+@pytest.mark.parametrize("rule", [{}, {"suppress": "soft", "var_vote": True}, {"iou_alpha": 1.0}, {"conf": 0.01}])
+def test_borders_are_looked_at_where_detections_may_be_with_the_same_result(
+    border_models, images, monkeypatch, kind, rule
+):
+    model, looked, options = border_models[kind], [], {**QUIET, **rule, "batch": 4}
+    model.predict(images[kind][0], **options)
+    head = head_of(model.predictor.model)
+    branch = next(branch for branch in head.branches if branch.name == "border")
+    look = branch.look
+    monkeypatch.setattr(branch, "look", lambda *args: looked.append(look(*args)) or looked[-1])
+    some = model.predict(images[kind], **options)
+    assert head.least_score == 0.0
+    fewer = looked.pop().index.shape[1]
+    monkeypatch.setattr("yolo_uncert.engine.predict.least_class_score", lambda *_, **__: 0.0)
+    everywhere = model.predict(images[kind], **options)
+    assert looked.pop().index is None, "84 anchors are fewer than the candidates of the yaml"
+    assert 1 <= fewer < 84
+    assert sum(map(len, some)) > 10
+    for one, other in zip(some, everywhere, strict=True):
+        assert_close(boxes(one).data, boxes(other).data)
+        assert_close(boxes(one).std, boxes(other).std)
+
+
+def test_a_failure_leaves_the_head_as_it_was(border_models, images, monkeypatch):
+    model, seen = border_models["detect"], []
+    model.predict(images["detect"][0], **QUIET)
+    head = head_of(model.predictor.model)
+
+    def fail(*args):
+        seen.append(head.least_score)
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(next(branch for branch in head.branches if branch.name == "border"), "look", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        model.predict(images["detect"][0], **QUIET)
+    assert seen == [pytest.approx(0.00999)]
+    assert head.least_score == 0.0

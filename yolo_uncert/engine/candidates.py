@@ -83,6 +83,21 @@ def extract_selected(y: torch.Tensor, schema: Schema, args: SimpleNamespace) -> 
     return found
 
 
+def least_class_score(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> float:
+    """Return what the best class score of an anchor exceeds if the anchor is a candidate, whatever else is said of it.
+
+    Args:
+        schema: Order of the extra channels.
+        args: Run options ``conf`` and those of the score.
+        end2end: The head selects its detections itself, by their number.
+    """
+    if not _fuses(schema, args):
+        return float(args.conf)
+    # No factor exceeds 1, so a fused score is at most p^alpha; rounding is allowed for.
+    bound = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
+    return float(max(bound, 0.0 if end2end else min(args.conf, LEAST_CLASS_SCORE)))
+
+
 def fuse_scores(
     scores: torch.Tensor, fields: Mapping[str, torch.Tensor], size: torch.Tensor, args: SimpleNamespace
 ) -> torch.Tensor:
@@ -140,17 +155,14 @@ def _fused(
     stock = 4 + schema.nc
     # Fusion keeps the order of an anchor's classes, so the best one decides whether the anchor takes part.
     best = x[4:stock].amax(0)
-    least = min(args.conf, LEAST_CLASS_SCORE)
-    # No factor exceeds 1, so a fused score is at most p^alpha; rounding is allowed for.
-    bound = 0.999 * args.conf ** (1 / args.iou_alpha) if args.iou_alpha > 0 else 0.0
-    index = (best > max(least, bound)).nonzero().view(-1)
+    index = (best > least_class_score(schema, args)).nonzero().view(-1)
     score = fuse_scores(best[index, None], schema.split(x[stock:, index].T), x[2:4, index].T, args)[:, 0]
     index, score = index[score > args.conf], score[score > args.conf]
     plain = x[4:stock, index].T
     if not several:
         return plain.argmax(1), index, score
     scores = fuse_scores(plain, schema.split(x[stock:, index].T), x[2:4, index].T, args)
-    anchor, cls = ((scores > args.conf) & (plain > least)).nonzero(as_tuple=True)
+    anchor, cls = ((scores > args.conf) & (plain > min(args.conf, LEAST_CLASS_SCORE))).nonzero(as_tuple=True)
     return cls, index[anchor], scores[anchor, cls]
 
 

@@ -17,11 +17,12 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, ops
 from ultralytics.utils.patches import override_configs
 
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
+from yolo_uncert.engine.candidates import least_class_score
 from yolo_uncert.engine.options import put_iou, put_options, split_options
 from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postprocess, scale_fields
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.rules import check_rules
-from yolo_uncert.engine.schemas import schema_of
+from yolo_uncert.engine.schemas import head_of, schema_of
 from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view
 from yolo_uncert.ops import warm_up
 from yolo_uncert.streams.overlay import draw_text
@@ -54,6 +55,18 @@ class _UncertPredictor(DetectionPredictor):
         self.calibration = calibration_of(self.model)
         check_rules(self.schema, self.args, end2end=getattr(self.model, "end2end", False))
         warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
+
+    def inference(self, im: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, whose head need not look again where nothing can become a detection."""
+        head = head_of(self.model)
+        if not hasattr(head, "least_score"):
+            return super().inference(im, *args, **kwargs)
+        end2end = getattr(self.model, "end2end", False)
+        head.least_score = least_class_score(self.schema, self.args, end2end=end2end)
+        try:
+            return super().inference(im, *args, **kwargs)
+        finally:
+            head.least_score = 0.0
 
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: Any, **kwargs: Any) -> list[UncertResults]:
         """Return one result per image.

@@ -23,11 +23,8 @@ def schema_of(model: Any, task: str) -> Schema:
         OptionError: An exported file has an uncertainty head but does not say which channels it has.
     """
     nc = len(model.names)
-    module = getattr(model, "model", None) if getattr(model, "format", "pt") == "pt" else None
-    if module is not None:
-        while not hasattr(module, "__getitem__"):
-            module = module.model
-        return getattr(module[-1], "schema", Schema(task, nc))
+    if (head := head_of(model)) is not None:
+        return getattr(head, "schema", Schema(task, nc))
     if (fields := getattr(model, METADATA_KEY, None)) is not None:
         return Schema.of(task, nc, json.loads(fields) if isinstance(fields, str) else fields)
     head = getattr(model, "head", "")
@@ -36,6 +33,16 @@ def schema_of(model: Any, task: str) -> Schema:
             f"the exported file has a head {head} but no list of its channels; export it with yolo-uncert"
         )
     return Schema(task, nc)
+
+
+def head_of(model: Any) -> Any:
+    """Return the head of a detection model or of the AutoBackend around one, None of an exported file."""
+    module = getattr(model, "model", None) if getattr(model, "format", "pt") == "pt" else None
+    if module is None:
+        return None
+    while not hasattr(module, "__getitem__"):
+        module = module.model
+    return module[-1]
 
 
 def write_schema(exporter: Any) -> None:

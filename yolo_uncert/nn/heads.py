@@ -28,12 +28,15 @@ class _Branches(Detect):
         branches: The branches in registry order.
         schema: Order of the extra channels.
         epoch: Current epoch while training (set by the trainer), for terms that warm up.
+        least_score: Class score that an anchor has to exceed for its detection to count (set by the predictor while it
+            predicts): at others a border branch need not look.
     """
 
     task = "detect"
     branches: list[Branch]
     schema: Schema
     epoch: int | None = None
+    least_score: float = 0.0
     dfl: Any
 
     @classmethod
@@ -155,7 +158,7 @@ class _Branches(Detect):
         branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
         # The number of anchors of a dynamic file is not known when it is written.
         scores = None if self.training or self.dynamic else preds["scores"]
-        return branch.look(modules, features, x[0], places, scores)
+        return branch.look(modules, features, x[0], places, scores, self.least_score)
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]

@@ -87,6 +87,7 @@ class BorderBranch(Branch):
         finest: torch.Tensor,
         places: Places,
         scores: torch.Tensor | None = None,
+        least: float = 0.0,
     ) -> Borders:
         """Read the borders.
 
@@ -97,14 +98,13 @@ class BorderBranch(Branch):
             places: Where the sides are.
             scores: Tensor[B, nc, A] class logits, by which the best anchors are chosen; None to look at all of them, as
                 in training, where it is not known yet which ones count.
+            least: Class score in [0, 1] that an anchor has to exceed to be of use; heeded on a CPU alone, since a GPU
+                would have to wait for the number of such anchors.
         """
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
-        index, count = None, places.sides.shape[2]
-        looked = max(self.options.candidates, count // LARGE)
-        if scores is not None and count > looked:
-            index = scores.amax(1).topk(looked, 1).indices
-            places = places.take(index)
+        index = None if scores is None else self._choose(scores, least)
+        count, places = places.sides.shape[2], places if index is None else places.take(index)
         centre = at_anchors(centres, features.hidden, index)
         share = self.options.grad_finest
         maps = value(finest.detach().lerp(finest, share) if share < 1 and finest.requires_grad else finest)
@@ -115,6 +115,14 @@ class BorderBranch(Branch):
         read = read.to(maps.dtype).transpose(2, 3).flatten(1, 2).unflatten(0, (-1, 4))  # [B, 4, channels * POINTS, K]
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(by_side(side, read) + centre), size, index, count)
+
+    def _choose(self, scores: torch.Tensor, least: float) -> torch.Tensor | None:
+        """Return Tensor[B, K] of the anchors to look at, the best by class score; None for all."""
+        best, count = scores.amax(1), scores.shape[2]
+        looked = min(count, max(self.options.candidates, count // LARGE))
+        if least > 0 and best.device.type == "cpu" and not torch.compiler.is_compiling():
+            looked = min(looked, max(1, int((best.sigmoid() > least).sum(1).max())))
+        return best.topk(looked, 1).indices if looked < count else None
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return by how much the distances l, t, r, b grow, Tensor[B, 4, A] in grid units."""
@@ -158,12 +166,14 @@ def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.T
     """
     if index is None:
         return flat([layer(x) for layer, x in zip(layers, levels, strict=True)])
-    every = flat(levels)
-    few = every.gather(2, index[:, None].expand(-1, every.shape[1], -1))
-    found, start = by_matrix(layers[0], few), 0
-    for layer, below in zip(layers[1:], levels, strict=False):
-        start += below.shape[2] * below.shape[3]
-        found = torch.where((index >= start)[:, None], by_matrix(layer, few), found)
+    found: Any = None
+    start = 0
+    for layer, level in zip(layers, levels, strict=True):
+        every = level.flatten(2)
+        own = (index - start).clamp(0, every.shape[2] - 1)[:, None]
+        values = by_matrix(layer, every.gather(2, own.expand(-1, every.shape[1], -1)))
+        found = values if found is None else torch.where((index >= start)[:, None], values, found)
+        start += every.shape[2]
     return found
 
 
