@@ -1,7 +1,7 @@
 """Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
 
 GRID and RUNS are those of ``experiments/run.py``, which has trained the rows ``stock`` and ``uncert`` of the grid, and
-perhaps ``gaussian``, for horizontal boxes. On the plain detections of stock and uncert: moments of the DFL
+perhaps ``gaussian`` and ``border``, for horizontal boxes. On the plain detections of stock and uncert: moments of the DFL
 distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a
 share of the side of the box; and the Gaussian branch, without and with soft suppression and voting.
 
@@ -169,7 +169,12 @@ ALTERNATIVES: dict[str, Method] = {
 FITTED = ("constant", "share of the side")
 """Methods that are nothing before they are scaled."""
 
-METHODS: dict[str, dict[str, Method]] = {"gaussian": OURS, "uncert": {**OURS, **ALTERNATIVES}, "stock": ALTERNATIVES}
+METHODS: dict[str, dict[str, Method]] = {
+    "gaussian": OURS,
+    "border": OURS,
+    "uncert": {**OURS, **ALTERNATIVES},
+    "stock": ALTERNATIVES,
+}
 
 
 def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:

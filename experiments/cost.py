@@ -131,7 +131,7 @@ def predictor(facade: YOLO, image: Path, **options: Any) -> Any:
 
 def detect(predictor: Any, x: torch.Tensor) -> Any:
     """Return the detections of one image."""
-    return detections(predictor, predictor.model(x))
+    return detections(predictor, predictor.inference(x))
 
 
 def detections(predictor: Any, output: Any) -> Any:
