@@ -1,9 +1,9 @@
 """Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
 
 GRID and RUNS are those of ``experiments/run.py``, which has trained the rows ``stock`` and ``uncert`` of the grid, and
-perhaps ``gaussian`` and ``border``, for horizontal boxes. On the plain detections of stock and uncert: moments of the DFL
-distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a
-share of the side of the box; and the Gaussian branch, without and with soft suppression and voting.
+perhaps ``gaussian`` and ``border``, for horizontal boxes. On the plain detections of stock and uncert: moments of the
+DFL distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and
+a share of the side of the box; and the Gaussian branch, without and with soft suppression and voting.
 
 Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
 fitted on the split ``val``; what is reported is read on the split of the grid. OUT (default ``alternatives.csv`` in the

@@ -39,6 +39,18 @@ def test_retrofit_trains_the_branches_alone(tiny, start):
     assert not any(torch.equal(after[name], fresh[name]) for name in branch if name.endswith("bias"))
 
 
+def test_retrofit_with_a_second_look_at_the_sides(tiny):
+    stock = tiny.weights("stock")
+    trainer = tiny.train(YOLO("yolov8n-border.yaml"), "retrofit-border", pretrained=stock, retrofit=True, **ONE)
+    before, after = tensors(stock), tensors(str(trainer.best))
+    for name, value in frozen(after).items():
+        assert torch.equal(value, before[name]), name
+    fresh = build_model("yolov8n-border.yaml", "detect", nc=2).state_dict()
+    learned = [name for name, value in after.items() if ".cv_border." in name and value.is_floating_point()]
+    assert any("running_var" in name for name in learned)
+    assert [n for n in learned if torch.equal(after[n], fresh[n])] == []
+
+
 def test_retrofit_of_an_end_to_end_model(tiny):
     options = {"pretrained": tiny.weights("e2e"), "retrofit": True}
     trainer = tiny.train(YOLO("yolo26n-uncert.yaml"), "retrofit-e2e", **options, **ONE)

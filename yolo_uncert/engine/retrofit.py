@@ -91,8 +91,8 @@ def check_transferred(model: Any, given: Mapping[str, torch.Tensor]) -> None:
     Raises:
         OptionError: A tensor outside the branches does not come from the given weights.
     """
-    own = {id(p) for group in branch_parameters(model).values() for p in group}
-    tensors = {k: v for k, v in model.state_dict(keep_vars=True).items() if id(v) not in own and v.is_floating_point()}
+    own = tuple(f"model.{len(model.model) - 1}.{p}{b.name}." for b in model.model[-1].branches for p in PREFIXES)
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(own) and v.is_floating_point()}
     lost = [name for name, value in tensors.items() if name not in given or not _rows_of(value, given[name])]
     if lost:
         raise OptionError(
