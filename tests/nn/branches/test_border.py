@@ -134,6 +134,11 @@ def test_where_no_score_is_high_enough_nobody_looks(reader, least, looked):
     assert borders.index.tolist() == [[4, 2][:looked], [3, 2][:looked]], "as many as the fullest has, at least 1"
 
 
+def test_a_broken_score_takes_nobodys_place(reader):
+    scores, places = torch.tensor([[[-9.0, 0.3, torch.nan, -9]]]), places_of(torch.rand(1, 4, 4), torch.rand(2, 4))
+    assert look(reader, torch.rand(1, 4, 5, 5), places, scores, 0.5).index.tolist() == [[2, 1]]
+
+
 def test_layers_at_some_anchors_are_those_of_all():
     layers = nn.ModuleList(nn.Conv2d(3, 5, 1) for _ in range(3))
     levels = [torch.randn(2, 3, size, size + 1) for size in (8, 4, 2)]

@@ -121,7 +121,8 @@ class BorderBranch(Branch):
         best, count = scores.amax(1), scores.shape[2]
         looked = min(count, max(self.options.candidates, count // LARGE))
         if least > 0 and best.device.type == "cpu" and not torch.compiler.is_compiling():
-            looked = min(looked, max(1, int((best.sigmoid() > least).sum(1).max())))
+            useless = best.sigmoid() <= least  # a broken score is counted, because topk puts it first
+            looked = min(looked, max(1, int((~useless).sum(1).max())))
         return best.topk(looked, 1).indices if looked < count else None
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
