@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
+from yolo_uncert.nn import places
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.nn.branches.dfl import MomentsDFL
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, UncertDetect, UncertOBB, UncertOBB26
@@ -67,6 +68,74 @@ def test_boxes_and_class_logits_equal_the_stock_models_bit_for_bit(build, stock_
     assert y.isfinite().all()
     for mine, theirs in _pairs(raw, expected_raw):
         assert torch.equal(mine, theirs)
+
+
+SECTIONS = [
+    (base, task, section)
+    for base in BASES
+    for task in ("detect", "obb")
+    for section in ({"gaussian": {"spread": "26" not in base}}, WITHOUT_DFL if "26" in base else ALL)
+] + [("yolov8n.yaml", task, {**WITHOUT_DFL, "border": {"candidates": 5}}) for task in ("detect", "obb")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("worth", [0, 10**12])
+@pytest.mark.parametrize(("base", "task", "section"), SECTIONS)
+def test_anchors_that_may_count_predict_the_same_alone_and_the_others_are_zero(
+    build, perturb, monkeypatch, base, task, section, worth
+):
+    monkeypatch.setattr(places, "WORTH", worth)
+    model = perturb(build(base, task, section))
+    head = model.model[-1]
+    model.end2end = False
+    images = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    whole, _ = model(images)
+    best = whole[:, 4:7].amax(1)
+    head.least_score = float(best.flatten().sort().values[-6:-4].mean())  # five anchors of 378 count
+    some, raw = model(images)
+    looked = some[:, 4:7].amax(1) > 0
+    assert 5 <= looked.sum() <= 5 + 3 * 2, "and of each image one of a level without any"
+    assert not some.mT[~looked].any()
+    counts = best > head.least_score
+    torch.testing.assert_close(some.mT[counts], whole.mT[counts], rtol=1e-4, atol=1e-4)
+    assert "parts" in raw.get("one2many", raw)
+    head.least_score = 1.0
+    nothing = model(images)[0]
+    assert nothing.shape == whole.shape
+    assert not nothing.any()
+    head.least_score = 0.0
+    assert torch.equal(model(images)[0], whole)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("task", ["detect", "obb"])
+def test_an_end_to_end_head_selects_the_same_of_what_counts(build, perturb, task):
+    model = perturb(build("yolo26n.yaml", task, WITHOUT_DFL))
+    model.end2end = True
+    model = model.fuse(verbose=False)
+    head, images = model.model[-1], torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    whole, _ = model(images)
+    head.least_score = float(whole[..., 4].flatten().sort().values[-7]) * 0.999
+    some, raw = model(images)
+    assert "parts" in raw["one2one"]
+    assert some.shape == whole.shape
+    chosen = whole[..., 4] > head.least_score
+    assert 7 <= chosen.sum() < 30, "of an anchor several classes may be selected"
+    torch.testing.assert_close(some[chosen], whole[chosen], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_bound_is_heeded_in_plain_prediction_alone(build, perturb):
+    model, image = perturb(build("yolov8n.yaml", "detect", ALL)), torch.rand(1, 3, 64, 96)
+    head, (whole, _) = model.model[-1], model(image)
+    head.least_score = float(whole[:, 4:7].min()) * 0.999
+    torch.testing.assert_close(model(image)[0], whole)
+    head.least_score = 1.0
+    assert not model(image)[0].any()
+    head.export = True
+    assert torch.equal(model(image), whole)
+    head.export = False
+    assert model.train()(image)["boxes"].shape == (1, 64, 126)
 
 
 def _pairs(raw, expected):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, Places
 from yolo_uncert.nn.branches.border import BorderBranch
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
+from yolo_uncert.nn.parts import CROWD, Part, by_image, can_be_local, chosen, everywhere
 from yolo_uncert.options import OptionError
 from yolo_uncert.schema import Schema
 
@@ -29,7 +30,7 @@ class _Branches(Detect):
         schema: Order of the extra channels.
         epoch: Current epoch while training (set by the trainer), for terms that warm up.
         least_score: Class score that an anchor has to exceed for its detection to count (set by the predictor while it
-            predicts): at others a border branch need not look.
+            predicts). On a CPU, only the class scores are computed at others, and all of their output is 0.
     """
 
     task = "detect"
@@ -38,6 +39,9 @@ class _Branches(Detect):
     epoch: int | None = None
     least_score: float = 0.0
     dfl: Any
+    anchors: torch.Tensor
+    strides: torch.Tensor
+    shape: torch.Size | None
 
     @classmethod
     def from_stock(cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> Any:
@@ -113,52 +117,100 @@ class _Branches(Detect):
         angle_head: nn.Module | None = None,
         **branch_modules: nn.ModuleList,
     ) -> dict[str, Any]:
-        """Return the raw predictions of stock head and branches, or nothing if this head was fused away."""
+        """Return the raw predictions of stock head and branches, or nothing if this head was fused away.
+
+        Where only some anchors count, they are ``parts``: raw predictions by image, with the index of their anchors.
+        """
         if box_head is None or cls_head is None:
             return {}
-        hidden, boxes = _run(box_head, x)
-        stock = {"box_head": _computed(boxes), "cls_head": cls_head}
-        angle_hidden: list[torch.Tensor] = []
-        if angle_head is not None:
-            angle_hidden, angles = _run(angle_head, x)
-            stock["angle_head"] = _computed(angles)
-        preds: dict[str, Any] = super().forward_head(x, **stock)
-        features = Features(hidden, boxes, angle_hidden)
-        if (modules := branch_modules.get("cv_border")) is not None:
-            features = replace(features, borders=self._look_again(modules, features, preds))
+        classes = [level(f) for level, f in zip(cast(nn.ModuleList, cls_head), x, strict=True)]
+        heads = box_head, angle_head
+        if (places := self._places(classes, heads)) is None:
+            return self._complete(everywhere(x, classes, *heads), branch_modules)
+        parts = by_image(x, classes, heads, places, around=any(branch.reads_around for branch in self.branches))
+        return {"parts": [part and self._complete(part, branch_modules) for part in parts], "feats": x}
+
+    def _places(self, classes: list[torch.Tensor], heads: tuple[Any, Any]) -> list[list[torch.Tensor]] | None:
+        """Return the places by image and level at which alone the head has to run; None for everywhere."""
+        if self.least_score <= 0 or self.training or self.export or not can_be_local(classes, heads):
+            return None
+        anchors = sum(level[0, 0].numel() for level in classes)
+        looked = [branch.most(anchors) for branch in self.branches if isinstance(branch, BorderBranch)]
+        return chosen(classes, self.least_score, min(looked, default=anchors // CROWD))
+
+    def _complete(self, part: Part, modules: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the raw predictions of the branches beside those of the stock head, which has run."""
+        features = part.features
+        stock = {"box_head": _computed(features.boxes), "cls_head": _computed(part.classes)}
+        if features.angles:
+            stock["angle_head"] = _computed(features.angles)
+        preds: dict[str, Any] = super().forward_head(part.maps, **stock)
+        if part.index is not None:
+            preds |= {"index": part.index, "grid": tuple(values[:, part.index] for values in self._grid(part.maps))}
+        if "cv_border" in modules:
+            features = replace(features, borders=self._look_again(modules["cv_border"], features, preds))
         for branch in self.branches:
-            if (modules := branch_modules.get(f"cv_{branch.name}")) is not None:
-                preds[branch.name] = branch.forward(modules, features)
+            if (own := modules.get(f"cv_{branch.name}")) is not None:
+                preds[branch.name] = branch.forward(own, features)
         return preds
 
-    def _inference(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _inference(self, x: dict[str, Any]) -> torch.Tensor:
         """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
+        if "parts" in x:
+            return self._put_together(x["parts"], x["feats"])
         distances, side_var = x.get("distances", x["boxes"]), x.get("side_var")
         if side_var is None and isinstance(self.dfl, MomentsDFL):
             distances, side_var = self.dfl.moments(x["boxes"])
         if "border" in x:
             distances = distances + x["border"]
         y = super()._inference({**x, "boxes": distances})
-        decoded = Decoded(y[:, :4], self.anchors, self.strides, side_var)
+        anchors, strides = x.get("grid", (self.anchors, self.strides))
+        decoded = Decoded(y[:, :4], anchors, strides, side_var)
         return self.schema.insert(y, [b.decode(x, decoded) for b in self.branches if b.field])
 
-    def _look_again(self, modules: nn.ModuleList, features: Features, preds: dict[str, torch.Tensor]) -> Borders:
+    def _put_together(self, parts: list[dict[str, Any] | None], maps: list[torch.Tensor]) -> torch.Tensor:
+        """Return the decoded prediction of which the anchors that nobody looked at are 0."""
+        channels = 4 + self.nc + self.schema.channels + (self.task == "obb")
+        y = maps[0].new_zeros(len(parts), channels, sum(level[0, 0].numel() for level in maps))
+        for image, part in zip(y, parts, strict=True):
+            if part is not None:
+                image.index_copy_(1, part["index"], self._inference(part)[0])
+        return y
+
+    def _get_decode_boxes(self, x: dict[str, Any]) -> torch.Tensor:
+        """Return the decoded boxes of the anchors that the predictions are of."""
+        if "grid" not in x:
+            return super()._get_decode_boxes(x)
+        anchors, strides = x["grid"]
+        boxes: torch.Tensor = self.decode_bboxes(self.dfl(x["boxes"]), anchors[None], x.get("angle")) * strides
+        return boxes
+
+    def _grid(self, maps: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return anchors Tensor[2, A] and strides Tensor[1, A], kept from image to image as by the decoding."""
+        passing = self.training or self.dynamic
+        if not passing and self.shape == maps[0].shape:
+            return self.anchors, self.strides
+        anchors, strides = (values.T for values in make_anchors(maps, self.stride, 0.5))
+        if not passing:
+            self.anchors, self.strides, self.shape = anchors, strides, maps[0].shape
+        return anchors, strides
+
+    def _look_again(self, modules: nn.ModuleList, features: Features, preds: dict[str, Any]) -> Borders:
         """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
-        x, distances = preds["feats"], preds["boxes"]
+        x: list[torch.Tensor] = preds["feats"]
+        distances = preds["boxes"]
         if isinstance(self.dfl, MomentsDFL):
             distances, variance = self.dfl.moments(distances)
             if not self.training:  # kept, they spare the decoding a second softmax
                 preds |= {"distances": distances, "side_var": variance}
-        known = not (self.training or self.dynamic) and self.shape == x[0].shape  # by the decoding, the last time
-        grid = (self.anchors, self.strides) if known else (a.T for a in make_anchors(x, self.stride, 0.5))
-        anchors, strides = (a[None] for a in grid)
+        anchors, strides = (values[None] for values in preds.get("grid") or self._grid(x))
         extent = x[0].shape[3] * self.stride[0], x[0].shape[2] * self.stride[0]
         angle = preds["angle"].detach() if "angle" in preds else None
         places = Places(distances.detach(), anchors, strides, angle, extent)
         branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
         # The number of anchors of a dynamic file is not known when it is written.
-        scores = None if self.training or self.dynamic else preds["scores"]
-        return branch.look(modules, features, x[0], places, scores, self.least_score)
+        whole = self.training or self.dynamic or "grid" in preds
+        return branch.look(modules, features, x[0], places, None if whole else preds["scores"])
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]
@@ -174,16 +226,6 @@ def own_copy(cls: type[nn.Module], module: nn.Module) -> Any:
     new = cls.__new__(cls)
     new.__dict__.update({k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()})
     return new
-
-
-def _run(head: Any, x: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return per level the features before the last layer of a stock branch, and its output."""
-    hidden = []
-    for level, features in zip(head, x, strict=True):
-        for layer in list(level)[:-1]:
-            features = layer(features)
-        hidden.append(features)
-    return hidden, [level[-1](h) for level, h in zip(head, hidden, strict=True)]
 
 
 def _computed(outputs: list[torch.Tensor]) -> Any:

@@ -79,10 +79,10 @@ def reader(make_branch):
     return branch, nn.ModuleList([value, centres, side])
 
 
-def look(reader, finest, places, scores=None, least=0.0):
+def look(reader, finest, places, scores=None):
     branch, modules = reader
     features = Features([torch.zeros(len(places.sides), 8, 1, places.sides.shape[2])], [], [])
-    return branch.look(modules, features, finest, places, scores, least)
+    return branch.look(modules, features, finest, places, scores)
 
 
 def test_each_side_reads_its_own_channels_at_its_points(reader):
@@ -124,19 +124,6 @@ def test_of_large_images_more_is_looked_at(reader):
     scores, places = torch.rand(1, 2, anchors), places_of(torch.rand(1, 4, anchors), torch.rand(2, anchors))
     index = look(reader, torch.rand(1, 4, 5, 5), places, scores).index
     assert index.shape == (1, 3), "2 are asked for"
-
-
-@pytest.mark.parametrize(("least", "looked"), [(0.0, 2), (0.4, 2), (0.55, 1), (0.9, 1)])
-def test_where_no_score_is_high_enough_nobody_looks(reader, least, looked):
-    places = places_of(torch.rand(2, 4, 5), torch.rand(2, 5))
-    scores = torch.tensor([[-9.0, 0.1, 0.2, -9, 0.3], [-9, -9, 0.0, 0.5, -9]])[:, None]  # as probabilities 0.5 to 0.62
-    borders = look(reader, torch.rand(2, 4, 5, 5), places, scores, least)
-    assert borders.index.tolist() == [[4, 2][:looked], [3, 2][:looked]], "as many as the fullest has, at least 1"
-
-
-def test_a_broken_score_takes_nobodys_place(reader):
-    scores, places = torch.tensor([[[-9.0, 0.3, torch.nan, -9]]]), places_of(torch.rand(1, 4, 4), torch.rand(2, 4))
-    assert look(reader, torch.rand(1, 4, 5, 5), places, scores, 0.5).index.tolist() == [[2, 1]]
 
 
 def test_layers_at_some_anchors_are_those_of_all():
@@ -260,7 +247,7 @@ def test_predictions_are_parts_of_the_box(make_branch):
     modules[3].weight.data.zero_()
     modules[3].bias.data = torch.tensor([1.0, -9, -1, 9])
     borders = Borders(torch.randn(1, branch.channels, 1), torch.tensor([12.0, 8, 12, 8])[None, :, None])
-    growth = branch.forward(modules, Features([], [], [], borders))[0, :, 0]
+    growth = branch.forward(modules, Features([], [], borders=borders))[0, :, 0]
     assert_close(growth, torch.tensor([SHARE * 12, -FARTHEST * 8, -SHARE * 12, FARTHEST * 8]))
 
 

@@ -268,7 +268,7 @@ def test_sigma_reads_what_the_border_branch_has_seen(make_branch, detached):
     seen = torch.randn(1, 8, 2, requires_grad=True)
     hidden = torch.randn(1, 8, 1, 3)
     borders = Borders(seen, torch.ones(1, 4, 2), torch.tensor([[2, 0]]), 3)
-    raw = branch.forward(modules, Features([hidden], [], [], borders))
+    raw = branch.forward(modules, Features([hidden], [], borders=borders))
     start = 2 * math.log(0.2)
     expected = modules[1].weight[..., 0] @ seen[0]
     assert_close(raw[0, :, [2, 0]], start + expected)

@@ -11,7 +11,7 @@ from ultralytics.utils.metrics import probiou
 
 from yolo_uncert.losses.overlap import positives_iou
 from yolo_uncert.nn.branches.base import Features
-from yolo_uncert.nn.branches.iou_aware import narrow_conv
+from yolo_uncert.nn.branches.iou_aware import conv_of_taps, narrow_conv
 
 PRED = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
 TRUTH = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
@@ -101,3 +101,10 @@ def test_a_traced_head_has_the_layer():
     traced = torch.jit.trace(lambda x: narrow_conv(conv, x), torch.randn(1, 4, 5, 5))
     assert "_convolution" in str(traced.graph)
     assert "col2im" not in str(traced.graph)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_the_taps_see_gives_the_convolution(bias):
+    conv, x = nn.Conv2d(5, 1, 3, padding=1, bias=bias), torch.randn(2, 5, 4, 7)
+    taps = F.unfold(x, 3, padding=1)[:, :, None]
+    torch.testing.assert_close(conv_of_taps(conv, taps).flatten(2), conv(x).flatten(2))

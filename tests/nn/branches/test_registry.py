@@ -23,7 +23,7 @@ def features(task: str) -> Features:
     hidden = [torch.randn(2, c, s, s, requires_grad=True) for c, s in zip(SPEC[task].hidden, sides, strict=True)]
     boxes = [torch.randn(2, 64, s, s, requires_grad=True) for s in sides]
     angle = [torch.randn(2, c, s, s, requires_grad=True) for c, s in zip(SPEC[task].angle_hidden, sides, strict=False)]
-    return Features(hidden, boxes, angle, Borders(torch.randn(2, 128, 20), torch.ones(2, 4, 20)))
+    return Features(hidden, boxes, angle, borders=Borders(torch.randn(2, 128, 20), torch.ones(2, 4, 20)))
 
 
 @EACH

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -93,12 +93,17 @@ class Features:
         hidden: Tensor[B, C, H, W] features before the last convolution of the box branch.
         boxes: Tensor[B, 4 * reg_max, H, W] output of the box branch.
         angle_hidden: Like hidden, of the angle branch (obb), else empty.
+        angles: Tensor[B, 1, H, W] output of the angle branch (obb), else empty.
+        around: Tensor[1, 9 * C, 1, N] what the taps of a 3x3 convolution see of hidden, channel by channel,
+            at the N anchors that the head runs at; empty where it runs everywhere.
         borders: What the border branch has seen, if there is one.
     """
 
     hidden: list[torch.Tensor]
     boxes: list[torch.Tensor]
-    angle_hidden: list[torch.Tensor]
+    angle_hidden: list[torch.Tensor] = field(default_factory=list)
+    angles: list[torch.Tensor] = field(default_factory=list)
+    around: list[torch.Tensor] = field(default_factory=list)
     borders: Borders | None = None
 
 
@@ -129,11 +134,13 @@ class Branch:
         field: Name of its field in :mod:`yolo_uncert.schema`, or "" if it adds no channel.
         loss_item: Name of its loss in the progress bar and results.csv, or "" if it has none.
         replaces: Stock loss item that its loss stands in for, or "".
+        reads_around: Whether it reads the hidden features next to an anchor, too.
     """
 
     name: ClassVar[str]
     options_class: ClassVar[type[Any]]
     field: ClassVar[str] = ""
+    reads_around: ClassVar[bool] = False
     loss_item: str = ""
     replaces: str = ""
 

@@ -87,7 +87,6 @@ class BorderBranch(Branch):
         finest: torch.Tensor,
         places: Places,
         scores: torch.Tensor | None = None,
-        least: float = 0.0,
     ) -> Borders:
         """Read the borders.
 
@@ -98,12 +97,10 @@ class BorderBranch(Branch):
             places: Where the sides are.
             scores: Tensor[B, nc, A] class logits, by which the best anchors are chosen; None to look at all of them, as
                 in training, where it is not known yet which ones count.
-            least: Class score in [0, 1] that an anchor has to exceed to be of use; heeded on a CPU alone, since a GPU
-                would have to wait for the number of such anchors.
         """
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
-        index = None if scores is None else self._choose(scores, least)
+        index = None if scores is None else self._choose(scores)
         count, places = places.sides.shape[2], places if index is None else places.take(index)
         centre = at_anchors(centres, features.hidden, index)
         share = self.options.grad_finest
@@ -116,14 +113,15 @@ class BorderBranch(Branch):
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(by_side(side, read) + centre), size, index, count)
 
-    def _choose(self, scores: torch.Tensor, least: float) -> torch.Tensor | None:
+    def most(self, anchors: int) -> int:
+        """Return how many of an image's anchors are looked at, unless all are."""
+        return max(self.options.candidates, anchors // LARGE)
+
+    def _choose(self, scores: torch.Tensor) -> torch.Tensor | None:
         """Return Tensor[B, K] of the anchors to look at, the best by class score; None for all."""
-        best, count = scores.amax(1), scores.shape[2]
-        looked = min(count, max(self.options.candidates, count // LARGE))
-        if least > 0 and best.device.type == "cpu" and not torch.compiler.is_compiling():
-            useless = best.sigmoid() <= least  # a broken score is counted, because topk puts it first
-            looked = min(looked, max(1, int((~useless).sum(1).max())))
-        return best.topk(looked, 1).indices if looked < count else None
+        count = scores.shape[2]
+        looked = self.most(count)
+        return scores.amax(1).topk(looked, 1).indices if looked < count else None
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return by how much the distances l, t, r, b grow, Tensor[B, 4, A] in grid units."""

@@ -21,6 +21,7 @@ class IoUAwareBranch(Branch):
     options_class = IoUAwareOptions
     field = "iou_aware"
     loss_item = "iou_loss"
+    reads_around = True
     options: IoUAwareOptions
 
     def build(self) -> nn.ModuleList:
@@ -29,6 +30,8 @@ class IoUAwareBranch(Branch):
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return the IoU logits Tensor[B, 1, A]."""
+        if features.around:
+            return flat([conv_of_taps(conv, x) for conv, x in zip(modules, features.around, strict=True)])
         return flat([narrow_conv(conv, x) for conv, x in zip(modules, features.hidden, strict=True)])
 
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
@@ -58,3 +61,8 @@ def narrow_conv(conv: Any, x: torch.Tensor) -> torch.Tensor:
     taps = F.conv2d(x, conv.weight[0].flatten(1).flip(1).t()[..., None, None])
     summed = F.fold(taps.flatten(2), x.shape[2:], 3, padding=1)
     return summed if conv.bias is None else summed + conv.bias[:, None, None]
+
+
+def conv_of_taps(conv: Any, taps: torch.Tensor) -> torch.Tensor:
+    """Run an ``nn.Conv2d``, 3x3, on what its taps see, Tensor[B, 9 * C, H, W] channel by channel."""
+    return F.conv2d(taps, conv.weight.flatten(1)[..., None, None], conv.bias)
