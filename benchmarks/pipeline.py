@@ -3,7 +3,7 @@
 Frames per second of ``predict`` on a video (loader, model, post-processing, results) and seconds of ``val`` on a data
 set (with metrics), both programs in turns in one process. STOCK is a plain detector of Ultralytics, OURS the same
 backbone with an uncertainty head, trained alike, or STOCK again. Ours runs with soft-NMS and variance voting. With
-``-`` for VIDEO only ``val`` is measured.
+``-`` for VIDEO only ``val`` is measured, with ``-`` for DATA only ``predict``.
 """
 
 from __future__ import annotations
@@ -61,19 +61,21 @@ def main(stock: str, ours: str, data: str, video: str, imgsz: str = "640") -> No
     LOGGER.setLevel(logging.ERROR)
     print(f"{platform.machine()}, torch {torch.__version__}, Ultralytics {ultralytics.__version__}, {RULE}\n")
     print("| median (p10-p90) | stock | ours | ours / stock |\n|---|---|---|---|")
-    size, data = int(imgsz), resolve_data(data)
+    size = int(imgsz)
     if video != "-":
         models = ultralytics.YOLO(stock), YOLO(ours)
         show(
             "predict, frames per second",
             *in_turns(lambda: frame_rate(models[0], video, size), lambda: frame_rate(models[1], video, size, **RULE)),
         )
-    show(
-        "val, seconds",
-        *in_turns(
-            lambda: seconds(stock, ultralytics.YOLO, data, size), lambda: seconds(ours, YOLO, data, size, **RULE)
-        ),
-    )
+    if data != "-":
+        data = resolve_data(data)
+        show(
+            "val, seconds",
+            *in_turns(
+                lambda: seconds(stock, ultralytics.YOLO, data, size), lambda: seconds(ours, YOLO, data, size, **RULE)
+            ),
+        )
 
 
 if __name__ == "__main__":
