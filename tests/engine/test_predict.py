@@ -343,6 +343,16 @@ def test_the_head_runs_where_detections_may_be_with_the_same_result(
         assert_close(boxes(one).fields, boxes(other).fields, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["detect", "obb", "e2e"])
+@pytest.mark.parametrize("conf", [0.3, 0.999])
+def test_class_activation_maps_are_drawn_however_few_anchors_count(models, images, tmp_path, monkeypatch, kind, conf):
+    monkeypatch.setattr("yolo_uncert.nn.heads.CROWD", 1)
+    source = images["obb" if kind == "obb" else "detect"][0]
+    options = {**QUIET, "conf": conf, "visualize": True, "project": str(tmp_path), "name": "t"}
+    models[kind].predict(source, **options)
+    assert list((tmp_path / "t").rglob("*.png")) + list((tmp_path / "t").rglob("*.jpg"))
+
+
 def test_a_failure_leaves_the_head_as_it_was(border_models, images, monkeypatch):
     model, seen = border_models["detect"], []
     model.predict(images["detect"][0], **QUIET)

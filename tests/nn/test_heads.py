@@ -109,7 +109,8 @@ def test_anchors_that_may_count_predict_the_same_alone_and_the_others_are_zero(
 
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["detect", "obb"])
-def test_an_end_to_end_head_selects_the_same_of_what_counts(build, perturb, task):
+def test_an_end_to_end_head_selects_the_same_of_what_counts(build, perturb, monkeypatch, task):
+    monkeypatch.setattr(places, "WORTH", 0)
     model = perturb(build("yolo26n.yaml", task, WITHOUT_DFL))
     model.end2end = True
     model = model.fuse(verbose=False)
@@ -125,7 +126,8 @@ def test_an_end_to_end_head_selects_the_same_of_what_counts(build, perturb, task
 
 
 @torch.no_grad()
-def test_a_bound_is_heeded_in_plain_prediction_alone(build, perturb):
+def test_a_bound_is_heeded_in_plain_prediction_alone(build, perturb, monkeypatch):
+    monkeypatch.setattr(places, "WORTH", 0)
     model, image = perturb(build("yolov8n.yaml", "detect", ALL)), torch.rand(1, 3, 64, 96)
     head, (whole, _) = model.model[-1], model(image)
     head.least_score = float(whole[:, 4:7].min()) * 0.999
@@ -135,6 +137,8 @@ def test_a_bound_is_heeded_in_plain_prediction_alone(build, perturb):
     head.export = True
     assert torch.equal(model(image), whole)
     head.export = False
+    with torch.enable_grad():
+        assert torch.equal(model(image)[0], whole)
     assert model.train()(image)["boxes"].shape == (1, 64, 126)
 
 

@@ -69,6 +69,17 @@ def test_values_are_those_of_the_layers_everywhere(level, way, where, around, me
         assert looked.around is None
 
 
+@pytest.mark.parametrize("around", [False, True])
+def test_without_a_place_nothing_is_run(level, around):
+    for layer in level:
+        layer.register_forward_hook(lambda *_: pytest.fail("a layer was run"))
+    looked = look(level, torch.randn(1, 5, HEIGHT, WIDTH), torch.tensor([], dtype=torch.long), around=around)
+    assert (looked.hidden.shape, looked.out.shape) == ((1, 7, 1, 1), (1, 4, 1, 1))
+    assert not looked.hidden.any()
+    assert not looked.out.any()
+    assert looked.around.shape == (1, 63, 1, 1) if around else looked.around is None
+
+
 def test_few_places_of_a_large_map_are_run_alone():
     layers = [Conv(64, 64, 3), Conv(64, 64, 3)]  # 73,728 weights: finding places takes the time of some 270 places
     middle = torch.tensor([40 * 82 + 41])
@@ -101,6 +112,7 @@ def test_more_threads_ask_for_more_to_spare(monkeypatch):
         ([Conv(4, 6, 3), nn.Conv2d(6, 3, 1, groups=3)], False),
         ([nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 3, 1)], False),
         ([Conv(4, 6, 3), nn.Identity()], False),
+        ([nn.Conv2d(4, 3, 1)], False),
     ],
 )
 def test_layers_of_another_kind_are_not_run_at_places(layers, known):

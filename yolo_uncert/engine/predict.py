@@ -57,7 +57,7 @@ class _UncertPredictor(DetectionPredictor):
         warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
 
     def inference(self, im: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the model, whose head need not look again where nothing can become a detection."""
+        """Run the model, whose head may leave out what cannot become a detection."""
         head = head_of(self.model)
         if not hasattr(head, "least_score"):
             return super().inference(im, *args, **kwargs)

@@ -30,7 +30,7 @@ class _Branches(Detect):
         schema: Order of the extra channels.
         epoch: Current epoch while training (set by the trainer), for terms that warm up.
         least_score: Class score that an anchor has to exceed for its detection to count (set by the predictor while it
-            predicts). On a CPU, only the class scores are computed at others, and all of their output is 0.
+            predicts). On a CPU the head may leave others out: their output is 0.
     """
 
     task = "detect"
@@ -132,7 +132,8 @@ class _Branches(Detect):
 
     def _places(self, classes: list[torch.Tensor], heads: tuple[Any, Any]) -> list[list[torch.Tensor]] | None:
         """Return the places by image and level at which alone the head has to run; None for everywhere."""
-        if self.least_score <= 0 or self.training or self.export or not can_be_local(classes, heads):
+        # The bound comes last, because a compiler takes note of every number that is looked at.
+        if self.training or self.export or not can_be_local(classes, heads) or self.least_score <= 0:
             return None
         anchors = sum(level[0, 0].numel() for level in classes)
         looked = [branch.most(anchors) for branch in self.branches if isinstance(branch, BorderBranch)]

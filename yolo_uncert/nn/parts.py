@@ -12,7 +12,7 @@ from yolo_uncert.nn.branches.base import Features
 from yolo_uncert.nn.places import local, look
 
 CROWD = 8
-"""With more than one anchor in so many to look at, layers and branches run everywhere, unless a border branch would."""
+"""With more than one anchor in so many to look at, the head runs everywhere. A border branch has a limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Part:
 
 def everywhere(maps: list[torch.Tensor], classes: list[torch.Tensor], box_head: Any, angle_head: Any) -> Part:
     """Run box and angle branch of a stock head; horizontal boxes have None for the latter."""
-    boxes = _run(box_head, maps)
-    return Part(maps, classes, Features(*boxes, *(_run(angle_head, maps) if angle_head is not None else ([], []))))
+    boxes = _levels(box_head, maps)
+    return Part(maps, classes, Features(*boxes, *(_levels(angle_head, maps) if angle_head is not None else ([], []))))
 
 
 def by_image(
@@ -83,14 +83,20 @@ def chosen(classes: list[torch.Tensor], least: float, most: int) -> list[list[to
 def can_be_local(classes: list[torch.Tensor], heads: tuple[Any, Any]) -> bool:
     """Return whether a stock head can run at some places alone.
 
-    A GPU would have to wait for their number, and a traced file has to have one.
+    A GPU would have to wait for their number, and a traced file has to have one. Who asks for gradients
+    (``visualize=True`` does) reads the raw predictions of all anchors.
     """
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     plain = classes[0].device.type == "cpu" and classes[0].dtype == torch.float32
-    return plain and not traced and all(local(level) for head in heads if head is not None for level in head)
+    return (
+        plain
+        and not traced
+        and not torch.is_grad_enabled()
+        and all(local(level) for head in heads if head is not None for level in head)
+    )
 
 
-def _run(head: Any, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _levels(head: Any, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Return per level the features before the last layer of a stock branch, and its output."""
     hidden = []
     for level, features in zip(head, maps, strict=True):
@@ -108,8 +114,6 @@ def _at_places(
     around: bool,
 ) -> Part:
     """Run the branches of a stock head at places of one image."""
-    # No layer runs on an empty map: a level without a place gets its first.
-    places = [own if len(own) else own.new_zeros(1) for own in places]
     boxes = [look(level, f, own, around=around) for level, f, own in zip(heads[0], maps, places, strict=True)]
     angles = [look(level, f, own) for level, f, own in zip(heads[1] or (), maps, places, strict=False)]
     features = Features(
@@ -119,6 +123,8 @@ def _at_places(
         [part.out for part in angles],
         [part.around for part in boxes if part.around is not None],
     )
+    # What is 0 where a level has no place stands at its first anchor, whose score counts as little as before.
+    places = [own if len(own) else own.new_zeros(1) for own in places]
     scores = [level.flatten(2)[:, :, None, own] for level, own in zip(classes, places, strict=True)]
     starts = accumulate((level[0, 0].numel() for level in maps), initial=0)
     index = torch.cat([own + start for own, start in zip(places, starts, strict=False)])

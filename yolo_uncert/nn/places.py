@@ -36,7 +36,7 @@ class Looked:
 def local(level: Any) -> bool:
     """Return whether a stock branch of a head is made of what :func:`look` can compute: 3x3 convolutions, and a 1x1."""
     *layers, last = level
-    return _plain(last, 1) and all(type(layer) is Conv and _plain(layer.conv, 3) for layer in layers)
+    return bool(layers) and _plain(last, 1) and all(type(layer) is Conv and _plain(layer.conv, 3) for layer in layers)
 
 
 def look(level: Any, x: torch.Tensor, places: torch.Tensor, *, around: bool = False) -> Looked:
@@ -45,11 +45,15 @@ def look(level: Any, x: torch.Tensor, places: torch.Tensor, *, around: bool = Fa
     Args:
         level: Its layers.
         x: Tensor[1, C, H, W].
-        places: Tensor[N] indices into the H * W, at least one.
+        places: Tensor[N] indices into the H * W. Without any nothing is run, and all is 0 at a single place: no layer
+            takes an empty map.
         around: Whether the features of the neighbours are asked for.
     """
     *layers, last = level
     height, width = x.shape[2:]
+    if not len(places):
+        hidden, out = (x.new_zeros(1, channels, 1, 1) for channels in (last.in_channels, last.out_channels))
+        return Looked(hidden, out, hidden.repeat(1, 9, 1, 1) if around else None)
     padded = (places // width + 1) * (width + 2) + places % width + 1
     if needed := _needed(layers, padded, (height, width), around):
         features = F.pad(x, (1, 1, 1, 1))[0].flatten(1)
