@@ -49,7 +49,7 @@ def test_a_broken_score_is_looked_at(scores):
 @pytest.mark.parametrize("around", [False, True])
 def test_parts_are_those_of_the_head_everywhere(head, maps, scores, around):
     heads = head.cv2, getattr(head, "cv4", None)
-    whole = everywhere(maps, scores, *heads)
+    whole = everywhere(maps, [lambda _, y=y: y for y in scores], heads)
     assert whole.index is None
     places = [[torch.tensor([8, 23]), torch.tensor([1])], [torch.tensor([0]), torch.tensor([], dtype=torch.long)]]
     first, second = by_image(maps, scores, heads, places, around=around)
@@ -83,13 +83,13 @@ def test_an_image_without_a_place_has_no_part(maps, scores):
 
 
 @torch.no_grad()
-def test_gradients_and_other_precisions_devices_and_layers_ask_for_the_head_everywhere(scores):
+def test_gradients_and_other_precisions_devices_and_layers_ask_for_the_head_everywhere(maps):
     heads = Detect(2, 16, ch=(16, 16)).cv2, OBB(2, 1, 16, ch=(16, 16)).cv4
-    assert can_be_local(scores, heads)
-    assert can_be_local(scores, (heads[0], None))
+    assert can_be_local(maps, heads)
+    assert can_be_local(maps, (heads[0], None))
     with torch.enable_grad():
-        assert not can_be_local(scores, heads)
-    assert not can_be_local([level.bfloat16() for level in scores], heads)
-    assert not can_be_local([level.to("meta") for level in scores], heads)
+        assert not can_be_local(maps, heads)
+    assert not can_be_local([level.bfloat16() for level in maps], heads)
+    assert not can_be_local([level.to("meta") for level in maps], heads)
     heads[1][0][0] = nn.Identity()
-    assert not can_be_local(scores, heads)
+    assert not can_be_local(maps, heads)

@@ -123,21 +123,22 @@ class _Branches(Detect):
         """
         if box_head is None or cls_head is None:
             return {}
-        classes = [level(f) for level, f in zip(cast(nn.ModuleList, cls_head), x, strict=True)]
-        heads = box_head, angle_head
-        if (places := self._places(classes, heads)) is None:
-            return self._complete(everywhere(x, classes, *heads), branch_modules)
-        parts = by_image(x, classes, heads, places, around=any(branch.reads_around for branch in self.branches))
-        return {"parts": [part and self._complete(part, branch_modules) for part in parts], "feats": x}
-
-    def _places(self, classes: list[torch.Tensor], heads: tuple[Any, Any]) -> list[list[torch.Tensor]] | None:
-        """Return the places by image and level at which alone the head has to run; None for everywhere."""
+        heads, classes = (box_head, angle_head), cast(Any, cls_head)
         # The bound comes last, because a compiler takes note of every number that is looked at.
-        if self.training or self.export or not can_be_local(classes, heads) or self.least_score <= 0:
-            return None
-        anchors = sum(level[0, 0].numel() for level in classes)
+        if not (self.training or self.export) and can_be_local(x, heads) and self.least_score > 0:
+            scores = [level(f) for level, f in zip(classes, x, strict=True)]
+            if (places := chosen(scores, self.least_score, self._most(x))) is not None:
+                around = any(branch.reads_around for branch in self.branches)
+                parts = by_image(x, scores, heads, places, around=around)
+                return {"parts": [part and self._complete(part, branch_modules) for part in parts], "feats": x}
+            classes = _computed(scores)
+        return self._complete(everywhere(x, classes, heads), branch_modules)
+
+    def _most(self, maps: list[torch.Tensor]) -> int:
+        """Return how many anchors of an image the head runs at, unless at all: what a border branch would look at."""
+        anchors = sum(level[0, 0].numel() for level in maps)
         looked = [branch.most(anchors) for branch in self.branches if isinstance(branch, BorderBranch)]
-        return chosen(classes, self.least_score, min(looked, default=anchors // CROWD))
+        return min(looked, default=anchors // CROWD)
 
     def _complete(self, part: Part, modules: Mapping[str, Any]) -> dict[str, Any]:
         """Return the raw predictions of the branches beside those of the stock head, which has run."""

@@ -34,10 +34,14 @@ class Part:
     index: torch.Tensor | None = None
 
 
-def everywhere(maps: list[torch.Tensor], classes: list[torch.Tensor], box_head: Any, angle_head: Any) -> Part:
-    """Run box and angle branch of a stock head; horizontal boxes have None for the latter."""
-    boxes = _levels(box_head, maps)
-    return Part(maps, classes, Features(*boxes, *(_levels(angle_head, maps) if angle_head is not None else ([], []))))
+def everywhere(maps: list[torch.Tensor], class_head: Any, heads: tuple[Any, Any]) -> Part:
+    """Run a stock head: box branch, angle branch (None where boxes are horizontal) and then class branch.
+
+    In this order the gradients of the maps add up bit for bit as those of a stock model do.
+    """
+    box, angle = (_levels(head, maps) if head is not None else ([], []) for head in heads)
+    classes = [level(f) for level, f in zip(class_head, maps, strict=True)]
+    return Part(maps, classes, Features(*box, *angle))
 
 
 def by_image(
@@ -80,14 +84,14 @@ def chosen(classes: list[torch.Tensor], least: float, most: int) -> list[list[to
     return places if all(sum(map(len, own)) <= most for own in places) else None
 
 
-def can_be_local(classes: list[torch.Tensor], heads: tuple[Any, Any]) -> bool:
+def can_be_local(maps: list[torch.Tensor], heads: tuple[Any, Any]) -> bool:
     """Return whether a stock head can run at some places alone.
 
     A GPU would have to wait for their number, and a traced file has to have one. Who asks for gradients
     (``visualize=True`` does) reads the raw predictions of all anchors.
     """
     traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
-    plain = classes[0].device.type == "cpu" and classes[0].dtype == torch.float32
+    plain = maps[0].device.type == "cpu" and maps[0].dtype == torch.float32
     return (
         plain
         and not traced
