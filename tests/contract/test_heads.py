@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from ultralytics.nn.modules.block import DFL
+from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
 pytestmark = pytest.mark.seam("nn/heads.py")
@@ -111,6 +112,28 @@ def test_inference_leaves_anchors_and_strides_and_decodes_to_pixels(kind):
     assert box[:, :2].allclose((head.anchors * head.strides)[None])
     assert box[:, 2:].allclose((15 * head.strides).expand(1, 2, -1), rtol=1e-4)
     assert y.shape[2] == box.shape[2]
+
+
+def test_inference_asks_one_method_for_the_boxes_and_takes_any_number_of_anchors(kind):
+    head, some = build(kind), torch.rand(1, 4, 5)
+    head._get_decode_boxes = lambda x: some
+    preds = {"boxes": torch.zeros(1, 64, 5), "scores": torch.zeros(1, NC, 5), "angle": torch.ones(1, 1, 5), "feats": []}
+    y = head._inference(preds)
+    assert y[:, :4].equal(some)
+    assert y[:, 4 : 4 + NC].equal(torch.full((1, NC, 5), 0.5))
+    assert y.shape[1] == 4 + NC + (kind != "detect")
+
+
+@pytest.mark.seam("nn/places.py")
+def test_box_and_angle_branches_are_plain_convolutions_with_their_activation(kind):
+    head = build(kind)
+    for level in [*head.cv2, *(head.cv4 if kind != "detect" else [])]:
+        *layers, last = level
+        assert all(type(layer) is Conv and type(layer.conv) is nn.Conv2d for layer in layers)
+        assert all((layer.conv.kernel_size, layer.conv.stride) == ((3, 3), (1, 1)) for layer in layers)
+        assert type(last) is nn.Conv2d
+        x = torch.randn(1, layers[0].conv.in_channels, 3, 3)
+        assert layers[0](x).equal(layers[0].act(layers[0].bn(layers[0].conv(x)))), "nothing else happens in the layer"
 
 
 @pytest.mark.seam("nn/branches/dfl.py", "nn/heads.py")
