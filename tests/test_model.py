@@ -55,7 +55,9 @@ def test_our_checkpoint_needs_our_package_and_no_registration(tiny):
     assert type(stock.model) is MODELS["detect"]
 
 
-def test_moments_are_lent_for_one_call(tiny, image):
+def test_moments_are_lent_for_one_call(tiny, image, monkeypatch):
+    # Layers that run at some places alone round otherwise.
+    monkeypatch.setattr("yolo_uncert.engine.predict.least_class_score", lambda *_, **__: 0.0)
     model = YOLO(tiny.weights("stock"))
     before = model.model
     assert type(before) is DetectionModel
@@ -66,7 +68,7 @@ def test_moments_are_lent_for_one_call(tiny, image):
     assert with_std.boxes.std.shape == (len(with_std), 4)
     assert without.boxes.std is None
     assert torch.equal(again.boxes.std, with_std.boxes.std)
-    torch.testing.assert_close(without.boxes.data, with_std.boxes.data, rtol=1e-5, atol=1e-4)
+    assert torch.equal(without.boxes.data, with_std.boxes.data)
 
 
 def test_model_is_given_back_when_a_call_fails(tiny):

@@ -71,8 +71,11 @@ def test_rows_are_indexed_and_converted_together(models, images, kind):
 
 
 @pytest.mark.parametrize("kind", ["detect", "obb"])
-def test_boxes_are_those_of_ultralytics(models, images, kind, tiny):
-    """A stock model, with and without the DFL moments, against the stock class."""
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_boxes_are_those_of_ultralytics(models, images, kind, tiny, monkeypatch, everywhere):
+    """A stock model, without and with DFL moments, against the stock class; layers at few places round otherwise."""
+    if everywhere:
+        monkeypatch.setattr("yolo_uncert.engine.predict.least_class_score", lambda *_, **__: 0.0)
     stock = ultralytics.YOLO(tiny.weights("stock"))
     for options in ({}, {"sigma_source": "dfl"}, {"classes": [1]}, {"agnostic_nms": True, "iou": 0.2}):
         both = {k: v for k, v in options.items() if k != "sigma_source"}
@@ -80,7 +83,10 @@ def test_boxes_are_those_of_ultralytics(models, images, kind, tiny):
         for ours, theirs in zip(
             models["stock"].predict(images["detect"], **{**QUIET, **options}), expected, strict=True
         ):
-            assert_close(ours.boxes.data, theirs.boxes.data, rtol=1e-5, atol=1e-4)
+            close = (
+                {"rtol": 0, "atol": 0} if everywhere or "sigma_source" not in options else {"rtol": 1e-5, "atol": 1e-4}
+            )
+            assert_close(ours.boxes.data, theirs.boxes.data, **close)
             assert (ours.boxes.std is not None) == ("sigma_source" in options)
 
 
@@ -313,7 +319,7 @@ def border_models(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["detect", "obb", "e2e", "border detect", "border obb"])
-@pytest.mark.parametrize("rule", [{}, {"suppress": "soft", "var_vote": True}, {"iou_alpha": 1.0}, {"conf": 0.2}])
+@pytest.mark.parametrize("rule", [{}, {"suppress": "soft", "var_vote": True}, {"iou_alpha": 1.0}, {"conf": 0.01}])
 def test_the_head_runs_where_detections_may_be_with_the_same_result(
     border_models, models, images, monkeypatch, kind, rule
 ):
@@ -338,9 +344,9 @@ def test_the_head_runs_where_detections_may_be_with_the_same_result(
     assert max(looked) < 84
     assert sum(map(len, some)) > 5
     for one, other in zip(some, everywhere, strict=True):
-        assert_close(boxes(one).data, boxes(other).data, rtol=1e-4, atol=1e-3)
-        assert_close(boxes(one).std, boxes(other).std, rtol=1e-3, atol=1e-3)
-        assert_close(boxes(one).fields, boxes(other).fields, rtol=1e-3, atol=1e-3)
+        # Sums of a convolution in another order, in pixels of an image of 64.
+        for name in ("data", "std", "fields"):
+            assert_close(getattr(boxes(one), name), getattr(boxes(other), name), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["detect", "obb", "e2e"])
