@@ -56,8 +56,9 @@ class BorderOptions:
         1000, "Anchors, the best by class score, that are looked at again; of large images 5 % of all anchors.", low=1
     )
     lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
+    finer: bool = option(False, "Also read the backbone's map of twice the resolution of the head's finest one.")
     grad_finest: float = option(
-        1.0, "Share of the gradient that reaches the finest map, which the detector shares.", low=0.0, high=1.0
+        1.0, "Share of the gradient that reaches these maps, which the detector shares.", low=0.0, high=1.0
     )
 
 

@@ -308,7 +308,8 @@ def border_models(tiny, tmp_path_factory):
     """Models with a border branch that moves boxes, on the weights of the tiny ones."""
     found, file = {}, tmp_path_factory.mktemp("border") / "border.yaml"
     for kind in ("detect", "obb"):
-        branches = "{gaussian: {}, dfl: {}, iou_aware: {}, border: {}}"
+        border = f"{{finer: {str(kind == 'obb').lower()}}}"
+        branches = f"{{gaussian: {{}}, dfl: {{}}, iou_aware: {{}}, border: {border}}}"
         file.write_text(f"base: yolov8n.yaml\ntask: {kind}\nnc: 2\nuncertainty: {branches}\n")
         model = YOLO(file).load(tiny.weights(kind))
         head = model.model.model[-1]

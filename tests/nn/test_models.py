@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 import yaml
+from torch.testing import assert_close
 from ultralytics.nn.tasks import DetectionModel, OBBModel, guess_model_task
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
 from yolo_uncert.nn.heads import UncertDetect, UncertOBB, UncertOBB26
-from yolo_uncert.nn.models import MODELS, UncertDetectionModel, UncertOBBModel
+from yolo_uncert.nn.models import MODELS, UncertDetectionModel, UncertOBBModel, finer_map
 from yolo_uncert.options import OptionError
 
 CASES = [
@@ -21,6 +22,7 @@ CASES = [
     ("yolov5n.yaml", "obb", {"gaussian": {}, "quality": {}, "iou_aware": {}}),
     ("yolo26n.yaml", "detect", {"gaussian": {}, "iou_aware": {}}),
     ("yolo26n.yaml", "obb", {"gaussian": {}, "kld": {}}),
+    ("yolov8n.yaml", "obb", {"gaussian": {}, "border": {"refine": False, "finer": True}}),
 ]
 EACH = pytest.mark.parametrize(("base", "task", "uncertainty"), CASES)
 
@@ -94,6 +96,36 @@ def test_from_stock_gives_a_trained_model_branches_and_leaves_it_alone(
     assert not hasattr(stock, "criterion")
 
 
+@pytest.mark.parametrize("base", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
+def test_a_finer_map_has_twice_the_resolution_of_the_heads_finest(build, base):
+    stock = build(base, "detect").train()
+    stock.model[0].bn.eval()
+    before, shapes = copy.deepcopy(stock.state_dict()), []
+    layer, channels = finer_map(stock)
+    assert all(torch.equal(value, before[name]) for name, value in stock.state_dict().items())
+    assert [m for m in stock.modules() if not m.training] == [stock.model[0].bn]
+    model = UncertDetectionModel.from_stock(stock, {"gaussian": {}, "border": {"finer": True}}).eval()
+    handle = model.model[-1].register_forward_pre_hook(lambda _, args: shapes.extend(x.shape for x in args[0]))
+    model(torch.rand(1, 3, 96, 64))
+    handle.remove()
+    assert [tuple(shape[2:]) for shape in shapes] == [(12, 8), (6, 4), (3, 2), (24, 16)]
+    assert shapes[-1][1] == channels
+    assert layer == 2, "the last of that size: nothing of the neck is finer than the head's finest"
+    assert layer not in stock.save
+    assert layer not in stock.model[-1].f
+
+
+def test_a_checkpoint_knows_of_the_finer_map(build, perturb, tmp_path):
+    model = perturb(build("yolo11n.yaml", "detect", {"gaussian": {}, "border": {"finer": True}}))
+    torch.save({"model": model}, tmp_path / "model.pt")
+    again, image = torch.load(tmp_path / "model.pt", weights_only=False)["model"], torch.rand(1, 3, 64, 64)
+    fused = copy.deepcopy(model).fuse(verbose=False)
+    with torch.no_grad():
+        expected = model(image)[0]
+        assert torch.equal(again(image)[0], expected)
+        assert_close(fused(image)[0], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_from_stock_forgets_the_criterion_of_the_stock_model(build, make_batch):
     stock = build("yolo11n.yaml", "detect")
     stock.loss(make_batch("detect"))
@@ -143,6 +175,15 @@ def test_a_yaml_with_a_backbone_of_its_own(tmp_path, make_batch):
     loss, items = model.loss(make_batch("obb"))
     assert loss.isfinite().all()
     assert list(items)[-2:] == ["gauss_loss", "iou_loss"]
+
+
+def test_a_model_without_a_finer_map_says_so(tmp_path):
+    path = tmp_path / "mine.yaml"
+    rows = "[[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 4]]]"
+    section = "{gaussian: {}, border: {finer: true}}"
+    path.write_text(f"nc: 3\nbackbone: {rows}\nhead: [[[1], 1, Detect, [nc]]]\nuncertainty: {section}\n")
+    with pytest.raises(OptionError, match=r"^mine\.yaml: uncertainty\.border: finer: true needs a layer whose map"):
+        UncertDetectionModel(path, verbose=False)
 
 
 def test_errors_of_a_head_name_the_file(tmp_path):

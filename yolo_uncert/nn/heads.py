@@ -44,20 +44,23 @@ class _Branches(Detect):
     shape: torch.Size | None
 
     @classmethod
-    def from_stock(cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> Any:
+    def from_stock(
+        cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty", finer: int = 0
+    ) -> Any:
         """Turn a stock head into one with branches, which shares the stock modules and thus its weights.
 
         Args:
             stock: An Ultralytics head of this class's base.
             uncertainty: Branch name to options.
             where: File and key for error messages.
+            finer: Channels of a map of twice the resolution of the finest one, if the head gets it behind the others.
         """
         head = own_copy(cls, stock)
-        head.attach(uncertainty, where)
+        head.attach(uncertainty, where, finer)
         return head
 
-    def attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> None:
-        """Build the branches on an initialised stock head.
+    def attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty", finer: int = 0) -> None:
+        """Build the branches on an initialised stock head; the arguments are those of :meth:`from_stock`.
 
         The global random state is left as it was, so that a model with branches starts from the same stock weights and
         sees the same batches as the stock model of the same seed.
@@ -72,6 +75,7 @@ class _Branches(Detect):
             tuple(m[-1].in_channels for m in self.cv2),
             tuple(m[-1].in_channels for m in angle) if angle is not None else (),
             self.cv2[0][0].conv.in_channels,
+            finer,
         )
         self.branches = build_branches(uncertainty, spec, where)
         self.schema = Schema.of(self.task, self.nc, [b.field for b in self.branches if b.field])
@@ -123,6 +127,7 @@ class _Branches(Detect):
         """
         if box_head is None or cls_head is None:
             return {}
+        x, finer = x[: self.nl], x[self.nl :]
         heads, classes = (box_head, angle_head), cast(Any, cls_head)
         # The bound comes last, because a compiler takes note of every number that is looked at.
         if not (self.training or self.export) and can_be_local(x, heads) and self.least_score > 0:
@@ -130,9 +135,11 @@ class _Branches(Detect):
             if (places := chosen(scores, self.least_score, self._most(x))) is not None:
                 around = any(branch.reads_around for branch in self.branches)
                 parts = by_image(x, scores, heads, places, around=around)
-                return {"parts": [part and self._complete(part, branch_modules) for part in parts], "feats": x}
+                own = ([level[image : image + 1] for level in finer] for image in range(len(parts)))
+                done = [part and self._complete(part, branch_modules, f) for part, f in zip(parts, own, strict=True)]
+                return {"parts": done, "feats": x}
             classes = _computed(scores)
-        return self._complete(everywhere(x, classes, heads), branch_modules)
+        return self._complete(everywhere(x, classes, heads), branch_modules, finer)
 
     def _most(self, maps: list[torch.Tensor]) -> int:
         """Return how many anchors of an image the head runs at, unless at all: what a border branch would look at."""
@@ -140,8 +147,14 @@ class _Branches(Detect):
         looked = [branch.most(anchors) for branch in self.branches if isinstance(branch, BorderBranch)]
         return min(looked, default=anchors // CROWD)
 
-    def _complete(self, part: Part, modules: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the raw predictions of the branches beside those of the stock head, which has run."""
+    def _complete(self, part: Part, modules: Mapping[str, Any], finer: list[torch.Tensor]) -> dict[str, Any]:
+        """Return the raw predictions of the branches beside those of the stock head, which has run.
+
+        Args:
+            part: What the stock head has computed.
+            modules: Those of the branches.
+            finer: Tensor[B, C, H, W] map of twice the resolution of the finest one, if the head is given one.
+        """
         features = part.features
         stock = {"box_head": _computed(features.boxes), "cls_head": _computed(part.classes)}
         if features.angles:
@@ -150,7 +163,8 @@ class _Branches(Detect):
         if part.index is not None:
             preds |= {"index": part.index, "grid": tuple(values[:, part.index] for values in self._grid(part.maps))}
         if "cv_border" in modules:
-            features = replace(features, borders=self._look_again(modules["cv_border"], features, preds))
+            seen = self._look_again(modules["cv_border"], features, preds, finer)
+            features = replace(features, borders=seen)
         for branch in self.branches:
             if (own := modules.get(f"cv_{branch.name}")) is not None:
                 preds[branch.name] = branch.forward(own, features)
@@ -197,7 +211,9 @@ class _Branches(Detect):
             self.anchors, self.strides, self.shape = anchors, strides, maps[0].shape
         return anchors, strides
 
-    def _look_again(self, modules: nn.ModuleList, features: Features, preds: dict[str, Any]) -> Borders:
+    def _look_again(
+        self, modules: nn.ModuleList, features: Features, preds: dict[str, Any], finer: list[torch.Tensor]
+    ) -> Borders:
         """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
         x: list[torch.Tensor] = preds["feats"]
         distances = preds["boxes"]
@@ -212,7 +228,7 @@ class _Branches(Detect):
         branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
         # The number of anchors of a dynamic file is not known when it is written.
         whole = self.training or self.dynamic or "grid" in preds
-        return branch.look(modules, features, x[0], places, None if whole else preds["scores"])
+        return branch.look(modules, features, [x[0], *finer], places, None if whole else preds["scores"])
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]

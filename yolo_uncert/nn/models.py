@@ -7,10 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics.nn.tasks import DetectionModel, OBBModel
 from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
+from yolo_uncert.nn.branches import check_uncertainty
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, own_copy
 from yolo_uncert.nn.yamls import HEADS, OURS, load_model_yaml, resolve
 from yolo_uncert.options import OptionError
@@ -25,6 +27,7 @@ class _UncertModel(DetectionModel):
 
     loss_class: type = UncertDetectionLoss
     yaml: dict[str, Any]
+    save: list[int]
 
     def __init__(
         self, cfg: str | Path | Mapping[str, Any], ch: int = 3, nc: int | None = None, verbose: bool = True
@@ -77,8 +80,13 @@ class _UncertModel(DetectionModel):
         return self.loss_class(self)
 
     def _attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> None:
-        stock = self.model[-1]
-        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where)
+        check_uncertainty(uncertainty, where)
+        stock, wanted = self.model[-1], (uncertainty.get("border") or {}).get("finer")
+        layer, channels = finer_map(self) if wanted else (None, 0)
+        head = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where, channels)
+        if layer is not None:
+            head.f, self.save = [*head.f, layer], sorted({*self.save, layer})
+        self.model[-1] = head
 
 
 class UncertDetectionModel(_UncertModel):
@@ -89,6 +97,33 @@ class UncertOBBModel(_UncertModel, OBBModel):
     """Oriented detection model whose head carries uncertainty branches."""
 
     loss_class = UncertOBBLoss
+
+
+def finer_map(model: DetectionModel) -> tuple[int | None, int]:
+    """Return index and channels of the last layer whose map has twice the resolution of the head's finest.
+
+    Returns:
+        The two, or (None, 0) if no layer has such a map.
+    """
+    finest, size = int(model.stride.min()), 2 * int(model.stride.max())
+    shapes: dict[int, torch.Size] = {}
+
+    def note(layer: Any, _: Any, out: Any) -> None:
+        if isinstance(out, torch.Tensor):
+            shapes[layer.i] = out.shape
+
+    handles = [layer.register_forward_hook(note) for layer in model.model[:-1]]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():  # running statistics stay as they are
+            model.eval()(next(model.parameters()).new_zeros(1, model.yaml["channels"], size, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    found = [i for i, shape in shapes.items() if shape[2:] == (2 * size // finest, 2 * size // finest)]
+    return (max(found), shapes[max(found)][1]) if found else (None, 0)
 
 
 def _file_of(cfg: Mapping[str, Any]) -> str:

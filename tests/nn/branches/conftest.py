@@ -53,7 +53,7 @@ def make_branch() -> Callable[..., Any]:
 
     def make(name: str, task: str = "detect", *, reg_max: int = 16, nc: int = 3, **options: Any) -> Any:
         cls = BRANCHES[name]
-        spec = HeadSpec(task, nc, reg_max, (8,), (4,) if task == "obb" else (), 16)
+        spec = HeadSpec(task, nc, reg_max, (8,), (4,) if task == "obb" else (), 16, 12)
         return cls(parse_options(cls.options_class, options, name), spec)
 
     return make

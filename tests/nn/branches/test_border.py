@@ -15,8 +15,19 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
-from yolo_uncert.nn.branches.base import Borders, Features, Places
-from yolo_uncert.nn.branches.border import FARTHEST, LARGE, POINTS, SHARE, at_anchors, border_points, by_matrix, by_side
+from yolo_uncert.nn.branches import build_branches
+from yolo_uncert.nn.branches.base import Borders, Features, HeadSpec, Places
+from yolo_uncert.nn.branches.border import (
+    FARTHEST,
+    LARGE,
+    POINTS,
+    SHARE,
+    at_anchors,
+    at_points,
+    border_points,
+    by_matrix,
+    by_side,
+)
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -25,6 +36,7 @@ ANCHOR = torch.tensor([[20.0], [16]])
 BORDER = {"gaussian": {}, "border": {}}
 BASES = pytest.mark.parametrize("base", ["yolo11n.yaml", "yolov5n.yaml", "yolo26n.yaml"])
 TASKS = pytest.mark.parametrize("task", ["detect", "obb"])
+FINER = pytest.mark.parametrize("finer", [False, True])
 
 
 def places_of(sides, anchors, angle=None, stride=4.0):
@@ -82,7 +94,7 @@ def reader(make_branch):
 def look(reader, finest, places, scores=None):
     branch, modules = reader
     features = Features([torch.zeros(len(places.sides), 8, 1, places.sides.shape[2])], [], [])
-    return branch.look(modules, features, finest, places, scores)
+    return branch.look(modules, features, [finest], places, scores)
 
 
 def test_each_side_reads_its_own_channels_at_its_points(reader):
@@ -146,38 +158,56 @@ def test_products_of_matrices_are_the_convolutions(bias):
     assert_close(by_matrix(whole, x), whole(x[..., None])[..., 0])
 
 
+def test_points_of_maps_by_hand():
+    # On a map whose cells hold their place a point reads where it lies.
+    x, y = (torch.arange(8) * 8.0 + 4).expand(4, 8), (torch.arange(4) * 8.0 + 4)[:, None].expand(4, 8)
+    points, one = border_points(places_of(SIDES, ANCHOR)), torch.stack((x, y))[None, None]
+    found = at_points(one, points)
+    assert found.shape == (1, 4, 2 * POINTS, 1)
+    assert_close(found[0, :, :, 0].unflatten(1, (2, POINTS)), in_pixels(points)[0, :, 0].transpose(1, 2))
+
+
+def test_one_map_for_all_sides_is_that_map_for_each():
+    places = places_of(9 * torch.rand(2, 4, 7), 30 * torch.rand(2, 7), torch.rand(2, 1, 7))
+    one, points = torch.rand(2, 1, 3, 6, 10), border_points(places)
+    assert_close(at_points(one, points), at_points(one.expand(-1, 4, -1, -1, -1), points))
+
+
+@FINER
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_of_the_gradient_reaches_the_finest_map(make_branch, share):
+def test_a_share_of_the_gradient_reaches_the_shared_maps(make_branch, share, finer):
     torch.manual_seed(0)
-    finest, hidden = torch.rand(1, 16, 4, 4), torch.rand(1, 8, 1, 1)
-    whole, part = (make_branch("border", channels=1, hidden=1, grad_finest=s) for s in (1.0, share))
+    maps, hidden = [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)][: 1 + finer], torch.rand(1, 8, 1, 1)
+    whole, part = (make_branch("border", channels=1, hidden=1, grad_finest=s, finer=finer) for s in (1.0, share))
     modules, seen, gradients = whole.build(), [], []
     for branch in (whole, part):
-        leaves = finest.clone().requires_grad_(), hidden.clone().requires_grad_()
-        seen.append(branch.look(modules, Features([leaves[1]], [], []), leaves[0], places_of(SIDES, ANCHOR)).seen)
+        leaves = [x.clone().requires_grad_() for x in (*maps, hidden)]
+        seen.append(branch.look(modules, Features([leaves[-1]], [], []), leaves[:-1], places_of(SIDES, ANCHOR)).seen)
         gradients.append(torch.autograd.grad(seen[-1].sum(), leaves))
     assert torch.equal(*seen)
-    (all_finest, all_hidden), (some_finest, same_hidden) = gradients
-    assert all_finest.abs().sum() > 0
-    assert_close(some_finest, share * all_finest)
+    (*everything, all_hidden), (*some, same_hidden) = gradients
+    for part, whole in zip(some, everything, strict=True):
+        assert whole.abs().sum() > 0
+        assert_close(part, share * whole)
     assert torch.equal(same_hidden, all_hidden)
 
 
+@FINER
 @TASKS
-def test_gradient_of_what_is_seen(make_branch, task):
+def test_gradient_of_what_is_seen(make_branch, task, finer):
     torch.manual_seed(0)
-    branch = make_branch("border", task, channels=1, hidden=1)
+    branch = make_branch("border", task, channels=1, hidden=1, finer=finer)
     modules = branch.build().double().eval()
     angle = torch.rand(1, 1, 4).double() if task == "obb" else None
     places = places_of(9 * torch.rand(1, 4, 4).double(), 30 * torch.rand(2, 4).double(), angle)
-    finest, hidden = torch.rand(1, 16, 4, 4).double(), torch.rand(1, 8, 2, 2).double()
+    shapes = ((1, 8, 2, 2), (1, 16, 4, 4), (1, 12, 8, 8))[: 2 + finer]
 
-    def growth(finest, hidden):
+    def growth(hidden, *maps):
         features = Features([hidden], [], [])
-        return branch.forward(modules, replace(features, borders=branch.look(modules, features, finest, places)))
+        return branch.forward(modules, replace(features, borders=branch.look(modules, features, [*maps], places)))
 
     modules[3].weight.data.normal_()
-    assert torch.autograd.gradcheck(growth, (finest.requires_grad_(), hidden.requires_grad_()))
+    assert torch.autograd.gradcheck(growth, [torch.rand(shape).double().requires_grad_() for shape in shapes])
 
 
 @TASKS
@@ -222,6 +252,22 @@ def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_bo
     kld.loss(moved).backward()
     assert pred.grad.abs().sum() > 0
     assert growth.grad is None
+
+
+def test_a_finer_map_is_read_behind_the_finest(make_branch):
+    branch = make_branch("border", channels=2, hidden=1, finer=True)
+    modules, places = branch.build().eval(), places_of(SIDES, ANCHOR)
+    features, maps = Features([torch.rand(1, 8, 1, 1)], [], []), [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)]
+    points = border_points(places)
+    own = modules[0](maps[0]).unflatten(1, (4, 2))
+    read = torch.cat((at_points(own, points), at_points(maps[1][:, None], points)), 2).flatten(1, 2)
+    centre = modules[1][0](features.hidden[0]).flatten(2)
+    assert_close(branch.look(modules, features, maps, places).seen, nn.functional.silu(modules[2](read) + centre))
+
+
+def test_a_finer_map_that_no_head_is_given_is_refused():
+    with pytest.raises(OptionError, match=r"u.border: finer: true needs a layer whose map has twice the resolution"):
+        build_branches({**BORDER, "border": {"finer": True}}, HeadSpec("detect", 3, 16, (8,), finest=16), "u")
 
 
 def test_what_nobody_reads_is_refused(build):
@@ -277,9 +323,10 @@ def _heads(raw):
     return (raw["one2many"], raw["one2one"]) if "one2many" in raw else (raw,)
 
 
+@FINER
 @TASKS
-def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb, task):
-    model = perturb(build("yolov8n.yaml", task, BORDER)).eval()
+def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb, task, finer):
+    model = perturb(build("yolov8n.yaml", task, {**BORDER, "border": {"finer": finer}})).eval()
     images = [torch.rand(shape) for shape in ((1, 3, 64, 96), (1, 3, 96, 64), (2, 3, 64, 96))]
     with torch.no_grad():
         nn.init.normal_(model.model[-1].cv_border[3].weight, std=0.2)
@@ -291,10 +338,11 @@ def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb,
                 assert torch.equal(out, fresh(image)[0])
 
 
+@FINER
 @BASES
 @TASKS
-def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task):
-    model = build(base, task, {**BORDER, "iou_aware": {}}).train()
+def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task, finer):
+    model = build(base, task, {**BORDER, "iou_aware": {}, "border": {"finer": finer}}).train()
     model.loss(make_batch(task))[0].sum().backward()
     head = model.model[-1]
     prefixes = [prefix for prefix in ("", "one2one_") if hasattr(head, f"{prefix}cv_border")]
@@ -308,10 +356,13 @@ def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, b
 
 
 @TASKS
-@pytest.mark.parametrize(("form", "dynamic"), [("onnx", False), ("onnx", True), ("torchscript", False)])
-def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic):
+@pytest.mark.parametrize(
+    ("form", "dynamic", "finer"),
+    [("onnx", False, False), ("onnx", True, False), ("onnx", True, True), ("torchscript", False, True)],
+)
+def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic, finer):
     yaml = tmp_path / "model.yaml"
-    section = "{gaussian: {}, border: {candidates: 20}}"
+    section = f"{{gaussian: {{}}, border: {{candidates: 20, finer: {str(finer).lower()}}}}}"
     yaml.write_text(f"base: yolov8n.yaml\ntask: {task}\nnc: 3\nuncertainty: {section}\n")
     model = YOLO(str(yaml))
     perturb(model.model)

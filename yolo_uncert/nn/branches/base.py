@@ -22,6 +22,7 @@ class HeadSpec:
         hidden: Channels of the box branch's hidden features, per level.
         angle_hidden: The same of the angle branch (obb), else empty.
         finest: Channels of the finest feature map that the head is given.
+        finer: Channels of the backbone's map of twice that resolution, if the head is given it too, else 0.
     """
 
     task: str
@@ -30,6 +31,7 @@ class HeadSpec:
     hidden: tuple[int, ...]
     angle_hidden: tuple[int, ...] = ()
     finest: int = 0
+    finer: int = 0
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,14 @@ class BorderBranch(Branch):
     options: BorderOptions
 
     def __init__(self, options: BorderOptions, spec: HeadSpec) -> None:
-        """Have no loss if the boxes stay."""
+        """Have no loss if the boxes stay.
+
+        Raises:
+            OptionError: A finer map is asked for, and the head is not given one.
+        """
         super().__init__(options, spec)
+        if options.finer and not spec.finer:
+            raise OptionError("finer: true needs a layer whose map has twice the resolution of the head's finest one")
         self.loss_item = "border_loss" if options.refine else ""
 
     def join(self, others: dict[str, Branch]) -> None:
@@ -71,7 +77,8 @@ class BorderBranch(Branch):
         read, hidden = self.options.channels, self.options.hidden
         value = Conv(self.spec.finest, 4 * read, 1)
         centres = nn.ModuleList(nn.Conv2d(c, 4 * hidden, 1) for c in self.spec.hidden)
-        side = nn.Conv1d(4 * POINTS * read, 4 * hidden, 1, groups=4, bias=False)
+        seen = POINTS * (read + self.options.finer * self.spec.finer)
+        side = nn.Conv1d(4 * seen, 4 * hidden, 1, groups=4, bias=False)
         modules = nn.ModuleList((value, centres, side))
         if self.options.refine:
             move = nn.Conv1d(4 * hidden, 4, 1, groups=4)
@@ -84,7 +91,7 @@ class BorderBranch(Branch):
         self,
         modules: nn.ModuleList,
         features: Features,
-        finest: torch.Tensor,
+        maps: list[torch.Tensor],
         places: Places,
         scores: torch.Tensor | None = None,
     ) -> Borders:
@@ -93,7 +100,7 @@ class BorderBranch(Branch):
         Args:
             modules: Those of :meth:`build`.
             features: What the stock head computed.
-            finest: Tensor[B, C, H, W] finest feature map that the head is given.
+            maps: Tensor[B, C, H, W] finest feature map that the head is given, and the finer one if it is read.
             places: Where the sides are.
             scores: Tensor[B, nc, A] class logits, by which the best anchors are chosen; None to look at all of them, as
                 in training, where it is not known yet which ones count.
@@ -103,13 +110,11 @@ class BorderBranch(Branch):
         index = None if scores is None else self._choose(scores)
         count, places = places.sides.shape[2], places if index is None else places.take(index)
         centre = at_anchors(centres, features.hidden, index)
-        share = self.options.grad_finest
-        maps = value(finest.detach().lerp(finest, share) if share < 1 and finest.requires_grad else finest)
-        maps = maps.unflatten(1, (4, self.options.channels)).flatten(0, 1)
-        points = border_points(places).flatten(0, 1)
-        exact = maps.to(at_least_float32(maps, points))
-        read = F.grid_sample(exact, points.to(exact.dtype), padding_mode="border", align_corners=False)
-        read = read.to(maps.dtype).transpose(2, 3).flatten(1, 2).unflatten(0, (-1, 4))  # [B, 4, channels * POINTS, K]
+        share, points = self.options.grad_finest, border_points(places)
+        maps = [x.detach().lerp(x, share) if share < 1 and x.requires_grad else x for x in maps]
+        read = at_points(value(maps[0]).unflatten(1, (4, self.options.channels)), points)
+        if self.options.finer:
+            read = torch.cat((read, at_points(maps[1][:, None], points)), 2)
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(by_side(side, read) + centre), size, index, count)
 
@@ -150,6 +155,23 @@ class BorderBranch(Branch):
         pred, target = context.pred_boxes, context.target_boxes
         overlap = bbox_iou(pred, target, xywh=False, CIoU=True) if context.task == "detect" else probiou(pred, target)
         return context.mean(1 - overlap.squeeze(-1)) * context.hyp.box * self.options.gain
+
+
+def at_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Return what maps show at points of the sides.
+
+    Args:
+        maps: Tensor[B, 4, C, H, W], a map for each side, or Tensor[B, 1, C, H, W], one for all.
+        points: Tensor[B, 4, K, P, 2] of :func:`border_points`.
+
+    Returns:
+        Tensor[B, 4, C * P, K].
+    """
+    points = points.unflatten(1, (maps.shape[1], -1)).flatten(2, 3).flatten(0, 1)  # [B * maps, K or 4 K, P, 2]
+    exact = maps.flatten(0, 1).to(at_least_float32(maps, points))
+    read = F.grid_sample(exact, points.to(exact.dtype), padding_mode="border", align_corners=False).to(maps.dtype)
+    by_map = read.unflatten(0, (-1, maps.shape[1])).unflatten(3, (4 // maps.shape[1], -1))
+    return by_map.permute(0, 1, 3, 2, 5, 4).flatten(1, 2).flatten(2, 3)
 
 
 def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.Tensor | None) -> torch.Tensor:
