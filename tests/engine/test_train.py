@@ -341,8 +341,10 @@ def test_train_script_of_a_checkout_with_tensorboard(tiny, tmp_path, board_envir
     assert {"train/gauss_loss", "val/gauss_loss", "uncert/nll", "uncert/spearman"} <= shown
 
 
-def test_a_model_with_branches_learns_from_a_teacher(tiny):
-    model = YOLO("yolov8n-uncert.yaml")
+def test_a_model_with_branches_learns_from_a_teacher(tiny, tmp_path):
+    file = tmp_path / "yolov8n-finer.yaml"  # which reads a map that is none of the levels a teacher has
+    file.write_text("base: yolov8n.yaml\nuncertainty: {gaussian: {}, border: {finer: true}}\n")
+    model = YOLO(file)
     trainer = tiny.train(model, "student", epochs=1, val=False, distill_model=tiny.weights("detect"))
     assert columns(trainer.save_dir)["train/gauss_loss"][0] != 0
     assert list(YOLO(Path(trainer.save_dir) / "weights" / "best.pt").model.yaml["uncertainty"])

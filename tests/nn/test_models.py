@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from torch.testing import assert_close
+from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import DetectionModel, OBBModel, guess_model_task
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.loss import E2ELoss
@@ -24,6 +25,7 @@ CASES = [
     ("yolo26n.yaml", "obb", {"gaussian": {}, "kld": {}}),
     ("yolov8n.yaml", "obb", {"gaussian": {}, "border": {"refine": False, "finer": True}}),
 ]
+FINER = {"gaussian": {"detach_features": False}, "border": {"finer": True}}
 EACH = pytest.mark.parametrize(("base", "task", "uncertainty"), CASES)
 
 
@@ -96,27 +98,70 @@ def test_from_stock_gives_a_trained_model_branches_and_leaves_it_alone(
     assert not hasattr(stock, "criterion")
 
 
-@pytest.mark.parametrize("base", ["yolov5n.yaml", "yolov8n.yaml", "yolo11n.yaml", "yolo12n.yaml", "yolo26n.yaml"])
-def test_a_finer_map_has_twice_the_resolution_of_the_heads_finest(build, base):
+@pytest.mark.parametrize(
+    ("base", "layer", "stride"),
+    [
+        ("yolov5n.yaml", 2, 4),
+        ("yolov8n.yaml", 2, 4),
+        ("yolo11n.yaml", 2, 4),
+        ("yolo12n.yaml", 2, 4),
+        ("yolo26n.yaml", 2, 4),
+        ("yolov8n-p6.yaml", 2, 4),
+        ("yolov8n-p2.yaml", 0, 2),
+    ],
+)
+def test_a_finer_map_is_the_backbones_of_twice_the_resolution_of_the_heads_finest(build, base, layer, stride):
     stock = build(base, "detect").train()
     stock.model[0].bn.eval()
-    before, shapes = copy.deepcopy(stock.state_dict()), []
-    layer, channels = finer_map(stock)
+    before, seen = copy.deepcopy(stock.state_dict()), []
+    found, channels = finer_map(stock)
+    assert found == layer
     assert all(torch.equal(value, before[name]) for name, value in stock.state_dict().items())
     assert [m for m in stock.modules() if not m.training] == [stock.model[0].bn]
-    model = UncertDetectionModel.from_stock(stock, {"gaussian": {}, "border": {"finer": True}}).eval()
-    handle = model.model[-1].register_forward_pre_hook(lambda _, args: shapes.extend(x.shape for x in args[0]))
-    model(torch.rand(1, 3, 96, 64))
-    handle.remove()
-    assert [tuple(shape[2:]) for shape in shapes] == [(12, 8), (6, 4), (3, 2), (24, 16)]
-    assert shapes[-1][1] == channels
-    assert layer == 2, "the last of that size: nothing of the neck is finer than the head's finest"
-    assert layer not in stock.save
-    assert layer not in stock.model[-1].f
+    model = UncertDetectionModel.from_stock(stock, FINER).eval()
+    head = model.model[-1]
+    head.register_forward_pre_hook(lambda head, args: seen.extend((len(args[0]), head.finer)))
+    model(torch.rand(1, 3, 192, 128))
+    assert seen[0] == len(stock.stride), "to Ultralytics the inputs of the head are its levels"
+    assert seen[1].shape == (1, channels, 192 // stride, 128 // stride)
+    assert DistillationModel.get_distill_layers(model) == DistillationModel.get_distill_layers(stock)
+
+
+def test_a_head_of_few_small_strides_has_a_finer_map_too(build):
+    full = build("yolov8n.yaml", "detect").yaml
+    head = [*full["head"][:-1], [[15], 1, "Detect", ["nc"]]]
+    model = UncertDetectionModel({**full, "head": head, "uncertainty": FINER}, verbose=False)
+    assert (model.stride.tolist(), model.model[-1].finer_layer) == ([8.0], 2)
+
+
+def test_nothing_of_the_finer_map_is_left_behind(build, monkeypatch):
+    model, image = build("yolo11n.yaml", "detect", FINER).eval(), torch.rand(1, 3, 64, 64)
+    head = model.model[-1]
+
+    def check():
+        assert head.finer is None
+        assert not any(layer._forward_hooks for layer in model.model)
+
+    model(image)
+    check()
+    model.predict(image, embed=[4])  # which stops before the head
+    check()
+    monkeypatch.setattr(head, "forward", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(image)
+    check()
+
+
+def test_one_to_one_heads_send_no_gradient_to_the_finer_map(build, make_batch):
+    model = build("yolo26n.yaml", "detect", FINER).train()
+    preds, backbone = model(make_batch("detect")["img"]), model.model[2].cv1.conv.weight
+    for name, reached in (("one2one", False), ("one2many", True)):
+        (grad,) = torch.autograd.grad(preds[name]["gaussian"].sum(), backbone, retain_graph=True, allow_unused=True)
+        assert (grad is not None and bool(grad.any())) == reached
 
 
 def test_a_checkpoint_knows_of_the_finer_map(build, perturb, tmp_path):
-    model = perturb(build("yolo11n.yaml", "detect", {"gaussian": {}, "border": {"finer": True}}))
+    model = perturb(build("yolo11n.yaml", "detect", FINER))
     torch.save({"model": model}, tmp_path / "model.pt")
     again, image = torch.load(tmp_path / "model.pt", weights_only=False)["model"], torch.rand(1, 3, 64, 64)
     fused = copy.deepcopy(model).fuse(verbose=False)

@@ -31,6 +31,8 @@ class _Branches(Detect):
         epoch: Current epoch while training (set by the trainer), for terms that warm up.
         least_score: Class score that an anchor has to exceed for its detection to count (set by the predictor while it
             predicts). On a CPU the head may leave others out: their output is 0.
+        finer_layer: Index of the model's layer whose map is to be read besides those that the head is given, or None.
+        finer: That map, Tensor[B, C, H, W], while the model runs (set by the model).
     """
 
     task = "detect"
@@ -38,6 +40,8 @@ class _Branches(Detect):
     schema: Schema
     epoch: int | None = None
     least_score: float = 0.0
+    finer_layer: int | None = None
+    finer: torch.Tensor | None = None
     dfl: Any
     anchors: torch.Tensor
     strides: torch.Tensor
@@ -53,7 +57,7 @@ class _Branches(Detect):
             stock: An Ultralytics head of this class's base.
             uncertainty: Branch name to options.
             where: File and key for error messages.
-            finer: Channels of a map of twice the resolution of the finest one, if the head gets it behind the others.
+            finer: Channels of the map of ``finer_layer``, 0 if there is none.
         """
         head = own_copy(cls, stock)
         head.attach(uncertainty, where, finer)
@@ -127,7 +131,6 @@ class _Branches(Detect):
         """
         if box_head is None or cls_head is None:
             return {}
-        x, finer = x[: self.nl], x[self.nl :]
         heads, classes = (box_head, angle_head), cast(Any, cls_head)
         # The bound comes last, because a compiler takes note of every number that is looked at.
         if not (self.training or self.export) and can_be_local(x, heads) and self.least_score > 0:
@@ -135,11 +138,10 @@ class _Branches(Detect):
             if (places := chosen(scores, self.least_score, self._most(x))) is not None:
                 around = any(branch.reads_around for branch in self.branches)
                 parts = by_image(x, scores, heads, places, around=around)
-                own = ([level[image : image + 1] for level in finer] for image in range(len(parts)))
-                done = [part and self._complete(part, branch_modules, f) for part, f in zip(parts, own, strict=True)]
-                return {"parts": done, "feats": x}
+                images = enumerate(parts)
+                return {"parts": [part and self._complete(part, branch_modules, i) for i, part in images], "feats": x}
             classes = _computed(scores)
-        return self._complete(everywhere(x, classes, heads), branch_modules, finer)
+        return self._complete(everywhere(x, classes, heads), branch_modules)
 
     def _most(self, maps: list[torch.Tensor]) -> int:
         """Return how many anchors of an image the head runs at, unless at all: what a border branch would look at."""
@@ -147,13 +149,13 @@ class _Branches(Detect):
         looked = [branch.most(anchors) for branch in self.branches if isinstance(branch, BorderBranch)]
         return min(looked, default=anchors // CROWD)
 
-    def _complete(self, part: Part, modules: Mapping[str, Any], finer: list[torch.Tensor]) -> dict[str, Any]:
+    def _complete(self, part: Part, modules: Mapping[str, Any], image: int | None = None) -> dict[str, Any]:
         """Return the raw predictions of the branches beside those of the stock head, which has run.
 
         Args:
             part: What the stock head has computed.
             modules: Those of the branches.
-            finer: Tensor[B, C, H, W] map of twice the resolution of the finest one, if the head is given one.
+            image: Index of the image in the batch that the part is of; None if it is of all.
         """
         features = part.features
         stock = {"box_head": _computed(features.boxes), "cls_head": _computed(part.classes)}
@@ -163,8 +165,8 @@ class _Branches(Detect):
         if part.index is not None:
             preds |= {"index": part.index, "grid": tuple(values[:, part.index] for values in self._grid(part.maps))}
         if "cv_border" in modules:
-            seen = self._look_again(modules["cv_border"], features, preds, finer)
-            features = replace(features, borders=seen)
+            finer = [] if self.finer is None else [self.finer if image is None else self.finer[image : image + 1]]
+            features = replace(features, borders=self._look_again(modules["cv_border"], features, preds, finer))
         for branch in self.branches:
             if (own := modules.get(f"cv_{branch.name}")) is not None:
                 preds[branch.name] = branch.forward(own, features)
@@ -216,6 +218,8 @@ class _Branches(Detect):
     ) -> Borders:
         """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
         x: list[torch.Tensor] = preds["feats"]
+        if self.training and not x[0].requires_grad:  # the one-to-one head teaches the layers before it nothing
+            finer = [level.detach() for level in finer]
         distances = preds["boxes"]
         if isinstance(self.dfl, MomentsDFL):
             distances, variance = self.dfl.moments(distances)

@@ -27,7 +27,6 @@ class _UncertModel(DetectionModel):
 
     loss_class: type = UncertDetectionLoss
     yaml: dict[str, Any]
-    save: list[int]
 
     def __init__(
         self, cfg: str | Path | Mapping[str, Any], ch: int = 3, nc: int | None = None, verbose: bool = True
@@ -83,10 +82,27 @@ class _UncertModel(DetectionModel):
         check_uncertainty(uncertainty, where)
         stock, wanted = self.model[-1], (uncertainty.get("border") or {}).get("finer")
         layer, channels = finer_map(self) if wanted else (None, 0)
-        head = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where, channels)
-        if layer is not None:
-            head.f, self.save = [*head.f, layer], sorted({*self.save, layer})
-        self.model[-1] = head
+        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where, channels)
+        self.model[-1].finer_layer = layer
+
+    def _predict_once(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the layers, and let the head have the finer map that it reads.
+
+        The map is no input of the head: Ultralytics takes these for the levels of the detector.
+        """
+        head = self.model[-1]
+        if getattr(head, "finer_layer", None) is None:  # the stock stand-in runs, too
+            return super()._predict_once(x, *args, **kwargs)
+
+        def keep(_: Any, __: Any, out: torch.Tensor) -> None:
+            head.finer = out
+
+        handle = self.model[head.finer_layer].register_forward_hook(keep)
+        try:
+            return super()._predict_once(x, *args, **kwargs)
+        finally:
+            handle.remove()
+            head.finer = None
 
 
 class UncertDetectionModel(_UncertModel):
@@ -100,29 +116,30 @@ class UncertOBBModel(_UncertModel, OBBModel):
 
 
 def finer_map(model: DetectionModel) -> tuple[int | None, int]:
-    """Return index and channels of the last layer whose map has twice the resolution of the head's finest.
+    """Return index and channels of the backbone's last layer whose map has twice the resolution of the head's finest.
 
     Returns:
         The two, or (None, 0) if no layer has such a map.
     """
-    finest, size = int(model.stride.min()), 2 * int(model.stride.max())
-    shapes: dict[int, torch.Size] = {}
+    last, size = len(model.model) - 2, 256  # Ultralytics finds the strides with images of this size
+    wanted, shapes = 2 * size // int(model.stride.min()), {}
 
     def note(layer: Any, _: Any, out: Any) -> None:
         if isinstance(out, torch.Tensor):
             shapes[layer.i] = out.shape
 
-    handles = [layer.register_forward_hook(note) for layer in model.model[:-1]]
+    handles = [layer.register_forward_hook(note) for layer in model.model[: len(model.yaml["backbone"])]]
     modes = [(module, module.training) for module in model.modules()]
+    image = next(model.parameters()).new_zeros(1, model.yaml.get("channels", 3), size, size)
     try:
-        with torch.no_grad():  # running statistics stay as they are
-            model.eval()(next(model.parameters()).new_zeros(1, model.yaml["channels"], size, size))
+        with torch.no_grad():  # without the head, and without a trace in running statistics
+            model.eval().predict(image, embed=[last])
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
-    found = [i for i, shape in shapes.items() if shape[2:] == (2 * size // finest, 2 * size // finest)]
+    found = [layer for layer, shape in shapes.items() if shape[2:] == (wanted, wanted)]
     return (max(found), shapes[max(found)][1]) if found else (None, 0)
 
 
