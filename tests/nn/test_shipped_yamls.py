@@ -104,7 +104,7 @@ def test_it_is_hardly_larger_than_the_stock_model(name):
     base = re.search(r"^base: (\S+)$", text_of(name), re.MULTILINE)[1]
     size = sum(p.numel() for p in model_of(name).parameters())
     stock = stock_size(base, "obb" if "-obb" in name else "detect")
-    assert stock <= size <= 1.03 * stock
+    assert stock <= size <= (1.04 if "26" in name else 1.03) * stock  # YOLO26 has the branches twice, once per head
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("yolo26")])
