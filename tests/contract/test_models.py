@@ -112,3 +112,25 @@ def test_a_stock_model_with_branches_gives_the_same_boxes_and_scores(stock, kind
 @pytest.mark.seam("nn/models.py", "model.py")
 def test_default_settings_hold_the_gains_that_the_criteria_read():
     assert {"box", "cls", "dfl", "epochs"} <= vars(DEFAULT_CFG).keys()
+
+
+def test_every_way_to_run_a_model_passes_through_one_method(stock, monkeypatch):
+    model, calls = stock("detect"), []
+    inner = DetectionModel._predict_once
+    monkeypatch.setattr(
+        DetectionModel, "_predict_once", lambda self, x, *a, **k: calls.append(len(x)) or inner(self, x, *a, **k)
+    )
+    image = torch.rand(2, 3, 64, 64)
+    model(image)
+    model.predict(image)
+    model.predict(image, embed=[4])
+    assert calls == [2, 2, 2]
+
+
+def test_an_embedding_is_made_without_the_layers_behind_it(stock):
+    model, ran = stock("detect"), []
+    for layer in model.model:
+        layer.register_forward_hook(lambda layer, *_: ran.append(layer.i))
+    last = len(model.model) - 2
+    model.eval().predict(torch.zeros(1, 3, 256, 256), embed=[last])
+    assert ran == list(range(last + 1))
