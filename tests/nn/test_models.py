@@ -227,7 +227,7 @@ def test_a_model_without_a_finer_map_says_so(tmp_path):
     rows = "[[-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 4]]]"
     section = "{gaussian: {}, border: {finer: true}}"
     path.write_text(f"nc: 3\nbackbone: {rows}\nhead: [[[1], 1, Detect, [nc]]]\nuncertainty: {section}\n")
-    with pytest.raises(OptionError, match=r"^mine\.yaml: uncertainty\.border: finer: true needs a layer whose map"):
+    with pytest.raises(OptionError, match=r"^mine\.yaml: uncertainty\.border: finer: true needs a backbone layer with"):
         UncertDetectionModel(path, verbose=False)
 
 

@@ -266,7 +266,7 @@ def test_a_finer_map_is_read_behind_the_finest(make_branch):
 
 
 def test_a_finer_map_that_no_head_is_given_is_refused():
-    with pytest.raises(OptionError, match=r"u.border: finer: true needs a layer whose map has twice the resolution"):
+    with pytest.raises(OptionError, match=r"u.border: finer: true needs a backbone layer with twice the resolution"):
         build_branches({**BORDER, "border": {"finer": True}}, HeadSpec("detect", 3, 16, (8,), finest=16), "u")
 
 

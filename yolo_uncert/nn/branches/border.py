@@ -55,7 +55,7 @@ class BorderBranch(Branch):
         """
         super().__init__(options, spec)
         if options.finer and not spec.finer:
-            raise OptionError("finer: true needs a layer whose map has twice the resolution of the head's finest one")
+            raise OptionError("finer: true needs a backbone layer with twice the resolution of the head's finest map")
         self.loss_item = "border_loss" if options.refine else ""
 
     def join(self, others: dict[str, Branch]) -> None:
