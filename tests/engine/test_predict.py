@@ -308,12 +308,13 @@ def border_models(tiny, tmp_path_factory):
     """Models with a border branch that moves boxes, on the weights of the tiny ones."""
     found, file = {}, tmp_path_factory.mktemp("border") / "border.yaml"
     for kind in ("detect", "obb"):
-        border = f"{{finer: {str(kind == 'obb').lower()}}}"
+        border = "{finer: true, finer_channels: 4, beside: 0.15, turn: true}" if kind == "obb" else "{}"
         branches = f"{{gaussian: {{}}, dfl: {{}}, iou_aware: {{}}, border: {border}}}"
         file.write_text(f"base: yolov8n.yaml\ntask: {kind}\nnc: 2\nuncertainty: {branches}\n")
         model = YOLO(file).load(tiny.weights(kind))
         head = model.model.model[-1]
-        for layer in (head.cv_border[3], head.cv_gaussian[-1]):
+        movers = [layer for layer in head.cv_border[3:] if isinstance(layer, torch.nn.Conv1d)]
+        for layer in (*movers, head.cv_gaussian[-1]):
             torch.nn.init.normal_(layer.weight, std=0.2)
         found[kind] = model
     return found

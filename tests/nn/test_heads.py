@@ -75,7 +75,10 @@ SECTIONS = [
     for base in BASES
     for task in ("detect", "obb")
     for section in ({"gaussian": {"spread": "26" not in base}}, WITHOUT_DFL if "26" in base else ALL)
-] + [("yolov8n.yaml", task, {**WITHOUT_DFL, "border": {"candidates": 5}}) for task in ("detect", "obb")]
+] + [
+    ("yolov8n.yaml", "detect", {**WITHOUT_DFL, "border": {"candidates": 5}}),
+    ("yolov8n.yaml", "obb", {**WITHOUT_DFL, "border": {"candidates": 5, "beside": 0.15, "turn": True}}),
+]
 
 
 @torch.no_grad()

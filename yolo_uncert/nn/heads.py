@@ -180,7 +180,9 @@ class _Branches(Detect):
         if side_var is None and isinstance(self.dfl, MomentsDFL):
             distances, side_var = self.dfl.moments(x["boxes"])
         if "border" in x:
-            distances = distances + x["border"]
+            distances = distances + x["border"][:, :4]
+            if x["border"].shape[1] > 4:
+                x = {**x, "angle": x["angle"] + x["border"][:, 4:]}
         y = super()._inference({**x, "boxes": distances})
         anchors, strides = x.get("grid", (self.anchors, self.strides))
         decoded = Decoded(y[:, :4], anchors, strides, side_var)

@@ -11,23 +11,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import YAML
 from ultralytics.utils.metrics import bbox_iou, probiou
 
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Borders, Features, HeadSpec, Places
-from yolo_uncert.nn.branches.border import (
-    FARTHEST,
-    LARGE,
-    POINTS,
-    SHARE,
-    at_anchors,
-    at_points,
-    border_points,
-    by_matrix,
-    by_side,
-)
+from yolo_uncert.nn.branches.border import FARTHEST, LARGE, MOST_TURN, SHARE
+from yolo_uncert.nn.branches.sides import POINTS, at_anchors, at_points, border_points, by_matrix, by_side
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -37,6 +29,19 @@ BORDER = {"gaussian": {}, "border": {}}
 BASES = pytest.mark.parametrize("base", ["yolo11n.yaml", "yolov5n.yaml", "yolo26n.yaml"])
 TASKS = pytest.mark.parametrize("task", ["detect", "obb"])
 FINER = pytest.mark.parametrize("finer", [False, True])
+
+
+def full(task):
+    """Options of a border branch that has all there is for the task."""
+    return {"finer": True, "finer_channels": 2, "beside": 0.15, **({"turn": True} if task == "obb" else {})}
+
+
+def movers(modules):
+    """The layers that move and turn boxes."""
+    return [layer for layer in modules[3:] if isinstance(layer, nn.Conv1d)]
+
+
+EXTENT = pytest.mark.parametrize("options", [lambda _: {}, full], ids=["plain", "full"])
 
 
 def places_of(sides, anchors, angle=None, stride=4.0):
@@ -57,20 +62,34 @@ def test_points_of_a_horizontal_box_by_hand():
     assert_close(in_pixels(points)[0, :, 0], torch.tensor(expected))
 
 
-def test_points_of_oriented_boxes_lie_on_their_sides():
+def test_points_beside_the_sides_by_hand():
+    # A quarter of the box is 3 px of its width, 2 px of its height.
+    points = in_pixels(border_points(places_of(SIDES, ANCHOR), 0.25))[0, :, 0].unflatten(1, (3, POINTS))
+    on = in_pixels(border_points(places_of(SIDES, ANCHOR)))[0, :, 0]
+    for side, out in enumerate([(-3.0, 0), (0, -2), (3, 0), (0, 2)]):
+        for row, step in enumerate([-1, 0, 1]):
+            assert_close(points[side, row], on[side] + step * torch.tensor(out))
+
+
+@pytest.mark.parametrize("beside", [0.0, 0.15])
+def test_points_of_oriented_boxes_lie_along_their_sides(beside):
     generator = torch.Generator().manual_seed(0)
     sides, angle = 9 * torch.rand(2, 4, 50, generator=generator), 3 * torch.rand(2, 1, 50, generator=generator) - 1
     anchors = 20 * torch.rand(2, 50, generator=generator)
-    points = in_pixels(border_points(places_of(sides, anchors, angle)))
+    points = in_pixels(border_points(places_of(sides, anchors, angle), beside))
+    count = points.shape[3]
     boxes = sides_to_rbox(anchors.T.expand(2, -1, -1), sides.transpose(1, 2), angle[:, 0])
-    # Seen from a point of a side, that side is at a distance of 0; the two beside it are 1, 3 and 5 sixths away.
-    distances = rbox_to_sides(points, boxes[:, None, :, None].expand(-1, 4, -1, POINTS, -1))
-    part = (torch.arange(POINTS) + 0.5) / POINTS
+    # Seen from a point of a side, that side is at a distance of 0 or, from inside, of a share of the box, negative from
+    # outside; the two next to it are 1, 3 and 5 sixths away.
+    distances = rbox_to_sides(points, boxes[:, None, :, None].expand(-1, 4, -1, count, -1))
+    part = ((torch.arange(POINTS) + 0.5) / POINTS).repeat(count // POINTS)
+    inside = torch.tensor([beside, 0, -beside] if beside else [0.0]).repeat_interleave(POINTS)
     for side in range(4):
-        found, beside = distances[:, side], (side + 1) % 2
-        assert_close(found[..., side], torch.zeros_like(found[..., side]), atol=2e-5, rtol=0)
-        whole = found[..., beside] + found[..., beside + 2]
-        assert_close(found[..., beside], whole * part, atol=2e-5, rtol=1e-5)
+        found, other = distances[:, side], (side + 1) % 2
+        across = (found[..., side] + found[..., (side + 2) % 4]) * inside
+        assert_close(found[..., side], across, atol=2e-5, rtol=1e-5)
+        whole = found[..., other] + found[..., other + 2]
+        assert_close(found[..., other], whole * part, atol=2e-5, rtol=1e-5)
 
 
 def test_an_angle_of_zero_is_the_horizontal_box():
@@ -192,21 +211,22 @@ def test_a_share_of_the_gradient_reaches_the_shared_maps(make_branch, share, fin
     assert torch.equal(same_hidden, all_hidden)
 
 
-@FINER
+@EXTENT
 @TASKS
-def test_gradient_of_what_is_seen(make_branch, task, finer):
+def test_gradient_of_what_is_seen(make_branch, task, options):
     torch.manual_seed(0)
-    branch = make_branch("border", task, channels=1, hidden=1, finer=finer)
+    branch = make_branch("border", task, channels=1, hidden=1, **options(task))
     modules = branch.build().double().eval()
     angle = torch.rand(1, 1, 4).double() if task == "obb" else None
     places = places_of(9 * torch.rand(1, 4, 4).double(), 30 * torch.rand(2, 4).double(), angle)
-    shapes = ((1, 8, 2, 2), (1, 16, 4, 4), (1, 12, 8, 8))[: 2 + finer]
+    shapes = ((1, 8, 2, 2), (1, 16, 4, 4), (1, 12, 8, 8))[: 2 + branch.options.finer]
 
     def growth(hidden, *maps):
         features = Features([hidden], [], [])
         return branch.forward(modules, replace(features, borders=branch.look(modules, features, [*maps], places)))
 
-    modules[3].weight.data.normal_()
+    for layer in movers(modules):
+        layer.weight.data.normal_()
     assert torch.autograd.gradcheck(growth, [torch.rand(shape).double().requires_grad_() for shape in shapes])
 
 
@@ -232,6 +252,18 @@ def test_boxes_move_by_what_is_predicted(make_branch, make_context, task):
     assert (still.loss_item, branch.loss_item) == ("", "border_loss")
 
 
+def test_boxes_turn_about_their_anchor(make_branch, make_context):
+    branch, zero = make_branch("border", "obb", turn=True), torch.zeros(2)
+    sides, angle = torch.tensor([4.0, 6, 8, 2]), torch.tensor(0.6)
+    pred = sides_to_rbox(zero, sides, angle)[None]
+    growth = torch.tensor([[1.0, -2, 0.5, 3, -0.4]], requires_grad=True)
+    context = make_context(pred, pred + 1, border=growth)
+    moved = branch.move(context.assignment, context.preds).pred_boxes[0, 0]
+    assert_close(moved, sides_to_rbox(zero, torch.tensor([5.0, 4, 8.5, 5]), torch.tensor(0.2)))
+    (1 - probiou(moved[None], context.assignment.target_boxes[0])).sum().backward()
+    assert growth.grad[0].ne(0).all()
+
+
 def test_half_precision_finds_the_same_points():
     sides, anchors, angle = 2000 * torch.rand(1, 4, 99), torch.arange(198.0).view(2, 99), torch.rand(1, 1, 99)
     places = places_of(sides.half().float(), anchors, angle.half().float(), stride=32.0)
@@ -254,13 +286,16 @@ def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_bo
     assert growth.grad is None
 
 
-def test_a_finer_map_is_read_behind_the_finest(make_branch):
-    branch = make_branch("border", channels=2, hidden=1, finer=True)
+@pytest.mark.parametrize("reduced", [0, 3])
+def test_a_finer_map_is_read_behind_the_finest(make_branch, reduced):
+    branch = make_branch("border", channels=2, hidden=1, finer=True, finer_channels=reduced)
     modules, places = branch.build().eval(), places_of(SIDES, ANCHOR)
     features, maps = Features([torch.rand(1, 8, 1, 1)], [], []), [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)]
     points = border_points(places)
     own = modules[0](maps[0]).unflatten(1, (4, 2))
-    read = torch.cat((at_points(own, points), at_points(maps[1][:, None], points)), 2).flatten(1, 2)
+    finer = modules[-1](maps[1]) if reduced else maps[1]
+    assert finer.shape == (1, reduced or 12, 8, 8)
+    read = torch.cat((at_points(own, points), at_points(finer[:, None], points)), 2).flatten(1, 2)
     centre = modules[1][0](features.hidden[0]).flatten(2)
     assert_close(branch.look(modules, features, maps, places).seen, nn.functional.silu(modules[2](read) + centre))
 
@@ -268,6 +303,20 @@ def test_a_finer_map_is_read_behind_the_finest(make_branch):
 def test_a_finer_map_that_no_head_is_given_is_refused():
     with pytest.raises(OptionError, match=r"u.border: finer: true needs a backbone layer with twice the resolution"):
         build_branches({**BORDER, "border": {"finer": True}}, HeadSpec("detect", 3, 16, (8,), finest=16), "u")
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("detect", {"turn": True}, r"u.border: turn: true is for oriented boxes \(task: obb\)"),
+        ("obb", {"turn": True, "refine": False}, r"u.border: turn: true needs refine: true"),
+        ("obb", {"finer_channels": 16}, r"u.border: finer_channels needs finer: true"),
+        ("obb", {"beside": 0.6}, r"u.border: beside must be at most 0.5, not 0.6"),
+    ],
+)
+def test_what_cannot_be_is_refused(task, options, message):
+    with pytest.raises(OptionError, match=message):
+        build_branches({**BORDER, "border": options}, HeadSpec(task, 3, 16, (8,), (4,), 16), "u")
 
 
 def test_what_nobody_reads_is_refused(build):
@@ -297,6 +346,39 @@ def test_predictions_are_parts_of_the_box(make_branch):
     assert_close(growth, torch.tensor([SHARE * 12, -FARTHEST * 8, -SHARE * 12, FARTHEST * 8]))
 
 
+@pytest.mark.parametrize(("raw", "expected"), [(-0.5, -0.5 * SHARE), (9.0, MOST_TURN)])
+def test_turns_are_in_radians_and_bounded(make_branch, raw, expected):
+    branch = make_branch("border", "obb", hidden=2, turn=True)
+    modules = branch.build()
+    for layer, bias in zip(movers(modules), (0.0, raw), strict=True):
+        layer.weight.data.zero_()
+        layer.bias.data.fill_(bias)
+    borders = Borders(torch.randn(1, branch.channels, 3), torch.ones(1, 4, 3))
+    growth = branch.forward(modules, Features([], [], borders=borders))
+    assert_close(growth, torch.tensor([0.0, 0, 0, 0, expected])[None, :, None].expand(1, 5, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", ["yolo11n.yaml", "yolo26n.yaml"])
+def test_decoded_boxes_are_turned(build, perturb, base):
+    model = perturb(build(base, "obb", {**BORDER, "border": {"turn": True}})).eval()
+    model.end2end = False
+    head, image = model.model[-1], torch.rand(1, 3, 64, 96)
+    for modules in (head.cv_border, getattr(head, "one2one_cv_border", head.cv_border)):
+        for layer in movers(modules):
+            layer.weight.zero_()
+    before = model(image)[0].mT[0]
+    head.cv_border[4].bias.fill_(0.3 / SHARE)
+    after = model(image)[0].mT[0]
+    assert_close(after[:, -1], before[:, -1] + 0.3)
+    assert_close(after[:, 4:7], before[:, 4:7])
+    anchors = (head.anchors * head.strides).T
+    sides = [rbox_to_sides(anchors, torch.cat((y[:, :4], y[:, -1:]), 1)) for y in (before, after)]
+    assert_close(*sides, atol=1e-3, rtol=1e-4)
+    std = [y[:, 7:11] for y in (before, after)]
+    assert_close(*std, msg="sigma is that of the box's own sides")
+
+
 @BASES
 @TASKS
 def test_without_refinement_only_sigma_knows_of_the_borders(build, perturb, base, task):
@@ -323,10 +405,10 @@ def _heads(raw):
     return (raw["one2many"], raw["one2one"]) if "one2many" in raw else (raw,)
 
 
-@FINER
+@EXTENT
 @TASKS
-def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb, task, finer):
-    model = perturb(build("yolov8n.yaml", task, {**BORDER, "border": {"finer": finer}})).eval()
+def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb, task, options):
+    model = perturb(build("yolov8n.yaml", task, {**BORDER, "border": options(task)})).eval()
     images = [torch.rand(shape) for shape in ((1, 3, 64, 96), (1, 3, 96, 64), (2, 3, 64, 96))]
     with torch.no_grad():
         nn.init.normal_(model.model[-1].cv_border[3].weight, std=0.2)
@@ -338,11 +420,11 @@ def test_images_of_other_sizes_are_looked_at_in_their_own_places(build, perturb,
                 assert torch.equal(out, fresh(image)[0])
 
 
-@FINER
+@EXTENT
 @BASES
 @TASKS
-def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task, finer):
-    model = build(base, task, {**BORDER, "iou_aware": {}, "border": {"finer": finer}}).train()
+def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task, options):
+    model = build(base, task, {**BORDER, "iou_aware": {}, "border": options(task)}).train()
     model.loss(make_batch(task))[0].sum().backward()
     head = model.model[-1]
     prefixes = [prefix for prefix in ("", "one2one_") if hasattr(head, f"{prefix}cv_border")]
@@ -357,17 +439,17 @@ def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, b
 
 @TASKS
 @pytest.mark.parametrize(
-    ("form", "dynamic", "finer"),
-    [("onnx", False, False), ("onnx", True, False), ("onnx", True, True), ("torchscript", False, True)],
+    ("form", "dynamic", "everything"),
+    [("onnx", False, False), ("onnx", True, True), ("torchscript", False, True)],
 )
-def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic, finer):
+def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, dynamic, everything):
     yaml = tmp_path / "model.yaml"
-    section = f"{{gaussian: {{}}, border: {{candidates: 20, finer: {str(finer).lower()}}}}}"
-    yaml.write_text(f"base: yolov8n.yaml\ntask: {task}\nnc: 3\nuncertainty: {section}\n")
+    section = {"gaussian": {}, "border": {"candidates": 20, **(full(task) if everything else {})}}
+    YAML.save(yaml, {"base": "yolov8n.yaml", "task": task, "nc": 3, "uncertainty": section})
     model = YOLO(str(yaml))
     perturb(model.model)
     head = model.model.model[-1]
-    for layer in (head.cv_border[3], head.cv_gaussian[-1]):
+    for layer in (*movers(head.cv_border), head.cv_gaussian[-1]):
         nn.init.normal_(layer.weight, std=0.2)
     model.save(tmp_path / "model.pt")
     file = YOLO(tmp_path / "model.pt").export(format=form, imgsz=64, dynamic=dynamic, device="cpu", verbose=False)
