@@ -57,7 +57,7 @@ class BorderOptions:
     )
     lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
     finer: bool = option(False, "Also read the backbone's map of twice the resolution of the head's finest one.")
-    finer_channels: int = option(0, "Channels to which that map is reduced before it is read; 0: not reduced.", low=0)
+    finer_channels: int = option(0, "Mixtures of that map's channels that are read; 0: the channels.", low=0)
     beside: float = option(
         0.0, "Also read inside and outside of each side, at this share of the box from it.", low=0.0, high=0.5
     )

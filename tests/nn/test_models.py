@@ -171,6 +171,26 @@ def test_a_checkpoint_knows_of_the_finer_map(build, perturb, tmp_path):
         assert_close(fused(image)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_branch_that_weights_fit_in_part_is_named(build, caplog):
+    trained = build("yolov8n.yaml", "obb", {"gaussian": {}, "border": {}})
+    for weights in (trained, {"model": trained}, {"ema": trained, "model": None}):
+        model = build("yolov8n.yaml", "obb", {"gaussian": {}, "border": {"turn": True, "beside": 0.15}}, seed=1)
+        caplog.clear()
+        model.load(weights, verbose=False)
+        (message,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert "a part of the branch border, of a model with other options: " in message
+        names = [f"model.22.cv_border.{name}" for name in ("2.weight", "4.bias", "4.weight")]
+        assert f"options: {', '.join(names)} start anew" in message
+    caplog.clear()
+    for uncertainty in (
+        {"gaussian": {}, "border": {}},
+        {"gaussian": {}},
+        {"gaussian": {}, "border": {}, "iou_aware": {}},
+    ):
+        build("yolov8n.yaml", "obb", uncertainty, seed=1).load(trained, verbose=False)
+    assert "a part of the branch" not in caplog.text
+
+
 def test_from_stock_forgets_the_criterion_of_the_stock_model(build, make_batch):
     stock = build("yolo11n.yaml", "detect")
     stock.loss(make_batch("detect"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ultralytics.nn.tasks import DetectionModel, OBBModel
+from ultralytics.utils import LOGGER
 from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
@@ -77,6 +78,20 @@ class _UncertModel(DetectionModel):
         if getattr(self.model[-1], "one2one_cv2", None) is not None:
             return E2ELoss(self, self.loss_class)
         return self.loss_class(self)
+
+    def load(self, weights: Any, verbose: bool = True) -> None:
+        """Load what fits of a checkpoint's or a model's weights, and warn of branches that they fit in part."""
+        super().load(weights, verbose)
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        theirs = {name: value.shape for name, value in source.state_dict().items()}
+        for branch in self.model[-1].branches:
+            own = {k: v.shape for k, v in self.state_dict().items() if f".cv_{branch.name}." in k}
+            fresh = sorted(name for name, shape in own.items() if theirs.get(name) != shape)
+            if 0 < len(fresh) < len(own):
+                LOGGER.warning(
+                    f"these weights have only a part of the branch {branch.name}, of a model with other options: "
+                    f"{', '.join(fresh)} start anew beside layers that are trained"
+                )
 
     def _attach(self, uncertainty: Mapping[str, Any], where: str = "uncertainty") -> None:
         check_uncertainty(uncertainty, where)

@@ -286,12 +286,13 @@ def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_bo
     assert growth.grad is None
 
 
+@pytest.mark.parametrize("beside", [0.0, 0.25])
 @pytest.mark.parametrize("reduced", [0, 3])
-def test_a_finer_map_is_read_behind_the_finest(make_branch, reduced):
-    branch = make_branch("border", channels=2, hidden=1, finer=True, finer_channels=reduced)
+def test_a_finer_map_is_read_behind_the_finest(make_branch, reduced, beside):
+    branch = make_branch("border", channels=2, hidden=1, finer=True, finer_channels=reduced, beside=beside)
     modules, places = branch.build().eval(), places_of(SIDES, ANCHOR)
     features, maps = Features([torch.rand(1, 8, 1, 1)], [], []), [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)]
-    points = border_points(places)
+    points = border_points(places, beside)
     own = modules[0](maps[0]).unflatten(1, (4, 2))
     finer = modules[-1](maps[1]) if reduced else maps[1]
     assert finer.shape == (1, reduced or 12, 8, 8)
@@ -346,6 +347,15 @@ def test_predictions_are_parts_of_the_box(make_branch):
     assert_close(growth, torch.tensor([SHARE * 12, -FARTHEST * 8, -SHARE * 12, FARTHEST * 8]))
 
 
+@EXTENT
+@TASKS
+def test_boxes_start_where_the_detector_puts_them(build, make_batch, task, options):
+    model = build("yolov8n.yaml", task, {**BORDER, "border": options(task)}).eval()
+    with torch.no_grad():
+        _, raw = model(make_batch(task)["img"])
+    assert 0 < raw["border"].abs().max() < 0.02, "of a grid unit, or radians"
+
+
 @pytest.mark.parametrize(("raw", "expected"), [(-0.5, -0.5 * SHARE), (9.0, MOST_TURN)])
 def test_turns_are_in_radians_and_bounded(make_branch, raw, expected):
     branch = make_branch("border", "obb", hidden=2, turn=True)
@@ -375,8 +385,8 @@ def test_decoded_boxes_are_turned(build, perturb, base):
     anchors = (head.anchors * head.strides).T
     sides = [rbox_to_sides(anchors, torch.cat((y[:, :4], y[:, -1:]), 1)) for y in (before, after)]
     assert_close(*sides, atol=1e-3, rtol=1e-4)
-    std = [y[:, 7:11] for y in (before, after)]
-    assert_close(*std, msg="sigma is that of the box's own sides")
+    fields = [y[:, 7:14] for y in (before, after)]  # sigma and the offset of the centre are in the box's own frame
+    assert_close(*fields, atol=1e-3, rtol=1e-4)
 
 
 @BASES

@@ -75,11 +75,6 @@ class BorderBranch(Branch):
         """Channels of what is seen, for other branches."""
         return 4 * self.options.hidden
 
-    @property
-    def reduces(self) -> bool:
-        """Whether the finer map is read through a layer of its own, the last one."""
-        return self.options.finer and self.options.finer_channels > 0
-
     def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
         """Return the parameters by rate: the branch starts from nothing beside a detector that may be trained."""
         return {self.options.lr_mult: list(modules.parameters())}
@@ -98,7 +93,7 @@ class BorderBranch(Branch):
         for layer in last:
             nn.init.normal_(layer.weight, std=INIT_STD)
             layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
-        reduce = [Conv(self.spec.finer, fine, 1)] if self.reduces else []
+        reduce = [nn.Conv2d(self.spec.finer, fine, 1, bias=False)] if self.options.finer_channels else []
         return nn.ModuleList((value, centres, side, *last, *reduce))
 
     def look(
@@ -128,7 +123,7 @@ class BorderBranch(Branch):
         maps = [x.detach().lerp(x, share) if share < 1 and x.requires_grad else x for x in maps]
         read = at_points(value(maps[0]).unflatten(1, (4, self.options.channels)), points)
         if self.options.finer:
-            finer = modules[-1](maps[1]) if self.reduces else maps[1]
+            finer = modules[-1](maps[1]) if self.options.finer_channels else maps[1]
             read = torch.cat((read, at_points(finer[:, None], points)), 2)
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(by_side(side, read) + centre), size, index, count)
