@@ -83,10 +83,10 @@ class _UncertModel(DetectionModel):
         """Load what fits of a checkpoint's or a model's weights, and warn of branches that they fit in part."""
         super().load(weights, verbose)
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
-        theirs = {name: value.shape for name, value in source.state_dict().items()}
+        theirs, ours = ({k: v.shape for k, v in model.state_dict().items()} for model in (source, self))
         for branch in self.model[-1].branches:
-            own = {k: v.shape for k, v in self.state_dict().items() if f".cv_{branch.name}." in k}
-            fresh = sorted(name for name, shape in own.items() if theirs.get(name) != shape)
+            own = [name for name in ours if f".cv_{branch.name}." in name]
+            fresh = sorted(name for name in own if theirs.get(name) != ours[name])
             if 0 < len(fresh) < len(own):
                 LOGGER.warning(
                     f"these weights have only a part of the branch {branch.name}, of a model with other options: "
