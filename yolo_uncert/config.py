@@ -127,6 +127,7 @@ class ModelOptions:
     scale: str = option(None, "Scale, unless the file name has its letter.", choices=("n", "s", "m", "l", "x"))
     reg_max: int = option(None, "DFL bins per side; 1 is a head without distributions.", low=1)
     end2end: bool = option(None, "Build a one-to-one head beside the one-to-many head.")
+    detach: bool = option(None, "Stop the branches' gradient before the detector, which trains as the stock model.")
 
 
 def _as_list(value: float | list[float]) -> list[float]:

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from ultralytics.utils import DEFAULT_CFG
+from ultralytics.utils.torch_utils import ModelEMA
 
 from yolo_uncert.engine.retrofit import branch_parameters
 from yolo_uncert.engine.train import BRANCH_GRADIENT_NORM, UncertDetectionTrainer
 from yolo_uncert.nn.build import build_model
+from yolo_uncert.nn.yamls import resolve
 
 
 def trainer_of(model, **args):
@@ -89,3 +91,36 @@ def test_branch_gradients_are_bounded_on_their_own(model):
     assert math.hypot(*(seen[n].norm() for n in ours)) == pytest.approx(BRANCH_GRADIENT_NORM, rel=1e-3)
     for name in before.keys() - set(ours):
         assert torch.equal(seen[name], before[name]), "their own norm is below the common bound of 10"
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e3])
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_a_detached_step_is_upstreams_step_of_the_detector(size, scale):
+    """Contract: what is written out for detached models is ``BaseTrainer.optimizer_step``."""
+    after = {}
+    for kind, keys in (("upstream", {}), ("ours", {"detach": True})):
+        torch.manual_seed(0)
+        model = build_model(resolve({"base": "yolov8n.yaml", "uncertainty": {"gaussian": {}}, **keys}), "detect", nc=2)
+        trainer = trainer_of(model)
+        trainer.device, trainer.ema = torch.device("cpu"), ModelEMA(model)
+        trainer.scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0)
+        trainer.scaler.scale(torch.ones(()))  # it starts with the first loss
+        trainer.optimizer = trainer.build_optimizer(model, "AdamW", lr=0.01, momentum=0.9, decay=0.0)
+        own = {id(p) for group in branch_parameters(model).values() for p in group}
+        generator = torch.Generator().manual_seed(1)
+        for p in model.parameters():
+            gradient = torch.randn(p.shape, generator=generator) * size * trainer.scaler.get_scale()
+            p.grad = None if kind == "upstream" and id(p) in own else gradient
+        trainer.optimizer_step()
+        assert all(p.grad is None for p in model.parameters())
+        after[kind] = {n: (p, e) for (n, p), (_, e) in zip(*_named(model, trainer.ema.ema), strict=True)}
+        assert trainer.ema.updates == 1
+    for name, values in after["upstream"].items():
+        if ".cv_gaussian." not in name:
+            assert all(map(torch.equal, values, after["ours"][name]))
+        else:
+            assert not any(map(torch.equal, values, after["ours"][name])), "the branch has moved too"
+
+
+def _named(*models):
+    return (model.named_parameters() for model in models)

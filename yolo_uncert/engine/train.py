@@ -32,6 +32,10 @@ detector's step.
 """
 
 
+GRADIENT_NORM = 10.0
+"""Bound on the norm of all gradients, upstream's (``BaseTrainer.optimizer_step``)."""
+
+
 class _UncertTrainer(DetectionTrainer):
     """Train a model with uncertainty branches; a stock model yaml trains as in Ultralytics."""
 
@@ -121,12 +125,30 @@ class _UncertTrainer(DetectionTrainer):
         return optimizer
 
     def optimizer_step(self) -> None:
-        """Bound the branches' gradients before the common clipping."""
+        """Bound the branches' gradients before the common clipping, which those of a detached model take no part in."""
         groups = branch_parameters(detector(self.model)).values()
         parameters = [p for group in groups for p in group if p.grad is not None]
         if parameters:
             torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
-        super().optimizer_step()
+        if getattr(detector(self.model).model[-1], "detach", False):
+            self._step_apart({id(p) for p in parameters})
+        else:
+            super().optimizer_step()
+
+    def _step_apart(self, branches: set[int]) -> None:
+        """Take upstream's step with its bound on the detector alone, so that this one trains bit for bit as without.
+
+        Args:
+            branches: Identities of the branches' parameters.
+        """
+        self.scaler.unscale_(self.optimizer)
+        stock = [p for p in self.model.parameters() if id(p) not in branches]
+        torch.nn.utils.clip_grad_norm_(stock, GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.model)
 
     def _model_train(self) -> None:
         """Tell the branches which epoch begins, for terms that warm up."""

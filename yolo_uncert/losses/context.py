@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+LATER = "later"
+"""Key in the raw predictions of what runs the branches once it is known which anchors have an object."""
+
 
 @dataclass(frozen=True)
 class Assignment:

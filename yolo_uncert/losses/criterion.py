@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss
 
-from yolo_uncert.losses.context import Assignment, LossContext
+from yolo_uncert.losses.context import LATER, Assignment, LossContext
 
 
 class RecordingBoxLoss(nn.Module):
@@ -74,6 +74,10 @@ class _BranchTerms(v8DetectionLoss):
         vector, items = super().loss(preds, batch)
         terms: dict[str, torch.Tensor] = dict(zip(items, vector.unbind(), strict=True))
         assignment = self.bbox_loss.last or Assignment.empty(preds)
+        if LATER in preds:
+            run: Any = preds[LATER]
+            preds = {name: value for name, value in preds.items() if name != LATER}
+            preds |= run(preds, assignment.positive)
         for branch in self.head.branches:
             assignment = branch.move(assignment, preds)
         context = LossContext(preds, assignment, self.task, self.hyp, self.head.epoch, self.class_weights)

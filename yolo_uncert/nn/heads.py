@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,9 +14,10 @@ from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 from ultralytics.utils.tal import make_anchors
 
-from yolo_uncert.nn.branches import build_branches
+from yolo_uncert.losses.context import LATER
+from yolo_uncert.nn.branches import build_branches, check_detached
 from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, Places
-from yolo_uncert.nn.branches.border import BorderBranch
+from yolo_uncert.nn.branches.border import BorderBranch, among_first
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
 from yolo_uncert.nn.parts import CROWD, Part, by_image, can_be_local, chosen, everywhere
 from yolo_uncert.options import OptionError
@@ -33,6 +35,7 @@ class _Branches(Detect):
             predicts). On a CPU the head may leave others out: their output is 0.
         finer_layer: Index of the model's layer whose map is to be read besides those that the head is given, or None.
         finer: That map, Tensor[B, C, H, W], while the model runs (set by the model).
+        detach: Whether the branches' gradient stops before the detector.
     """
 
     task = "detect"
@@ -42,6 +45,7 @@ class _Branches(Detect):
     least_score: float = 0.0
     finer_layer: int | None = None
     finer: torch.Tensor | None = None
+    detach: bool = False
     dfl: Any
     anchors: torch.Tensor
     strides: torch.Tensor
@@ -49,7 +53,13 @@ class _Branches(Detect):
 
     @classmethod
     def from_stock(
-        cls, stock: Detect, uncertainty: Mapping[str, Any], where: str = "uncertainty", finer: int = 0
+        cls,
+        stock: Detect,
+        uncertainty: Mapping[str, Any],
+        where: str = "uncertainty",
+        finer: int = 0,
+        *,
+        detach: bool = False,
     ) -> Any:
         """Turn a stock head into one with branches, which shares the stock modules and thus its weights.
 
@@ -58,8 +68,10 @@ class _Branches(Detect):
             uncertainty: Branch name to options.
             where: File and key for error messages.
             finer: Channels of the map of ``finer_layer``, 0 if there is none.
+            detach: Stop the branches' gradient before the detector.
         """
         head = own_copy(cls, stock)
+        head.detach = detach
         head.attach(uncertainty, where, finer)
         return head
 
@@ -82,6 +94,8 @@ class _Branches(Detect):
             finer,
         )
         self.branches = build_branches(uncertainty, spec, where)
+        if self.detach:
+            check_detached(self.branches, where)
         self.schema = Schema.of(self.task, self.nc, [b.field for b in self.branches if b.field])
         with torch.random.fork_rng(devices=[]):
             for branch in self.branches:
@@ -127,7 +141,9 @@ class _Branches(Detect):
     ) -> dict[str, Any]:
         """Return the raw predictions of stock head and branches, or nothing if this head was fused away.
 
-        Where only some anchors count, they are ``parts``: raw predictions by image, with the index of their anchors.
+        With a border branch, which looks at the positives alone in training, the branches wait for the label
+        assignment: ``LATER`` is then a function of these predictions and Tensor[B, A] bool that returns theirs. Where
+        only some anchors count, they are ``parts``: raw predictions by image, with the index of their anchors.
         """
         if box_head is None or cls_head is None:
             return {}
@@ -164,13 +180,37 @@ class _Branches(Detect):
         preds: dict[str, Any] = super().forward_head(part.maps, **stock)
         if part.index is not None:
             preds |= {"index": part.index, "grid": tuple(values[:, part.index] for values in self._grid(part.maps))}
+        if self.detach:
+            features = features.detached()
+        finer = [] if self.finer is None else [self.finer if image is None else self.finer[image : image + 1]]
+        run = partial(self._run_branches, features, modules, finer)
+        compiled = torch.compiler.is_compiling()  # type: ignore[no-untyped-call]
+        if self.training and "cv_border" in modules and not compiled:
+            return {**preds, LATER: run}
+        return preds | run(preds)
+
+    def _run_branches(
+        self,
+        features: Features,
+        modules: Mapping[str, Any],
+        finer: list[torch.Tensor],
+        preds: dict[str, Any],
+        positive: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the raw predictions of the branches.
+
+        Args:
+            features: What they read.
+            modules: Theirs.
+            finer: Tensor[B, C, H, W] finer map, if the border branch reads it.
+            preds: Raw predictions of the stock head.
+            positive: Tensor[B, A] bool, the anchors that the loss is about and a border branch looks at, once known.
+        """
         if "cv_border" in modules:
-            finer = [] if self.finer is None else [self.finer if image is None else self.finer[image : image + 1]]
-            features = replace(features, borders=self._look_again(modules["cv_border"], features, preds, finer))
-        for branch in self.branches:
-            if (own := modules.get(f"cv_{branch.name}")) is not None:
-                preds[branch.name] = branch.forward(own, features)
-        return preds
+            borders = self._look_again(modules["cv_border"], features, preds, finer, positive)
+            features = replace(features, borders=borders)
+        own = {branch: modules.get(f"cv_{branch.name}") for branch in self.branches}
+        return {branch.name: branch.forward(m, features) for branch, m in own.items() if m is not None}
 
     def _inference(self, x: dict[str, Any]) -> torch.Tensor:
         """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
@@ -216,12 +256,19 @@ class _Branches(Detect):
         return anchors, strides
 
     def _look_again(
-        self, modules: nn.ModuleList, features: Features, preds: dict[str, Any], finer: list[torch.Tensor]
+        self,
+        modules: nn.ModuleList,
+        features: Features,
+        preds: dict[str, Any],
+        finer: list[torch.Tensor],
+        positive: torch.Tensor | None,
     ) -> Borders:
         """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
         x: list[torch.Tensor] = preds["feats"]
-        if self.training and not x[0].requires_grad:  # the one-to-one head teaches the layers before it nothing
-            finer = [level.detach() for level in finer]
+        maps = [x[0], *finer]
+        # The one-to-one head teaches the layers before it nothing: its own maps have no gradient.
+        if self.detach or (self.training and not x[0].requires_grad):
+            maps = [level.detach() for level in maps]
         distances = preds["boxes"]
         if isinstance(self.dfl, MomentsDFL):
             distances, variance = self.dfl.moments(distances)
@@ -234,7 +281,8 @@ class _Branches(Detect):
         branch = next(branch for branch in self.branches if isinstance(branch, BorderBranch))
         # The number of anchors of a dynamic file is not known when it is written.
         whole = self.training or self.dynamic or "grid" in preds
-        return branch.look(modules, features, [x[0], *finer], places, None if whole else preds["scores"])
+        index = None if whole else branch.choose(preds["scores"])
+        return branch.look(modules, features, maps, places, index if positive is None else among_first(positive))
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]

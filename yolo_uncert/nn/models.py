@@ -97,7 +97,8 @@ class _UncertModel(DetectionModel):
         check_uncertainty(uncertainty, where)
         stock, wanted = self.model[-1], (uncertainty.get("border") or {}).get("finer")
         layer, channels = finer_map(self) if wanted else (None, 0)
-        self.model[-1] = STOCK_TO_UNCERT[type(stock)].from_stock(stock, uncertainty, where, channels)
+        build, detach = STOCK_TO_UNCERT[type(stock)].from_stock, bool(self.yaml.get("detach"))
+        self.model[-1] = build(stock, uncertainty, where, channels, detach=detach)
         self.model[-1].finer_layer = layer
 
     def _predict_once(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

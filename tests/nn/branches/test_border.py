@@ -113,7 +113,7 @@ def reader(make_branch):
 def look(reader, finest, places, scores=None):
     branch, modules = reader
     features = Features([torch.zeros(len(places.sides), 8, 1, places.sides.shape[2])], [], [])
-    return branch.look(modules, features, [finest], places, scores)
+    return branch.look(modules, features, [finest], places, scores if scores is None else branch.choose(scores))
 
 
 def test_each_side_reads_its_own_channels_at_its_points(reader):

@@ -49,6 +49,16 @@ def build_branches(uncertainty: Mapping[str, Any], spec: HeadSpec, where: str = 
     return list(branches.values())
 
 
+def check_detached(branches: list[Branch], where: str) -> None:
+    """Raise OptionError if a branch changes the training of the detector by more than the features that it reads."""
+    for branch in branches:
+        if branch.teaches:
+            raise OptionError(
+                f"{where}.{branch.name}: detach: true leaves the training of the detector as it is, "
+                f"and {branch.teaches} would change it; leave out one of the two"
+            )
+
+
 def check_uncertainty(uncertainty: Any, where: str) -> None:
     """Raise OptionError unless the section is a mapping of known branches to well-formed options."""
     if not isinstance(uncertainty, Mapping):

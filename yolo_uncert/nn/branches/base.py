@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -108,6 +108,12 @@ class Features:
     around: list[torch.Tensor] = field(default_factory=list)
     borders: Borders | None = None
 
+    def detached(self) -> Features:
+        """Return the same without a gradient to the detector."""
+        taken = (self.hidden, self.boxes, self.angle_hidden, self.angles)
+        hidden, boxes, angle_hidden, angles = ([level.detach() for level in levels] for levels in taken)
+        return replace(self, hidden=hidden, boxes=boxes, angle_hidden=angle_hidden, angles=angles)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -137,12 +143,14 @@ class Branch:
         loss_item: Name of its loss in the progress bar and results.csv, or "" if it has none.
         replaces: Stock loss item that its loss stands in for, or "".
         reads_around: Whether it reads the hidden features next to an anchor, too.
+        teaches: What of it changes the training of the detector's own output, other than by the features that it reads.
     """
 
     name: ClassVar[str]
     options_class: ClassVar[type[Any]]
     field: ClassVar[str] = ""
     reads_around: ClassVar[bool] = False
+    teaches: str = ""
     loss_item: str = ""
     replaces: str = ""
 

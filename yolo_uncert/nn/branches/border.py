@@ -102,7 +102,7 @@ class BorderBranch(Branch):
         features: Features,
         maps: list[torch.Tensor],
         places: Places,
-        scores: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
     ) -> Borders:
         """Read the borders.
 
@@ -111,12 +111,10 @@ class BorderBranch(Branch):
             features: What the stock head computed.
             maps: Tensor[B, C, H, W] finest feature map that the head is given, and the finer one if it is read.
             places: Where the sides are.
-            scores: Tensor[B, nc, A] class logits, by which the best anchors are chosen; None to look at all of them, as
-                in training, where it is not known yet which ones count.
+            index: Tensor[B, K] of the anchors to look at; None for all.
         """
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
-        index = None if scores is None else self._choose(scores)
         count, places = places.sides.shape[2], places if index is None else places.take(index)
         centre = at_anchors(centres, features.hidden, index)
         share, points = self.options.grad_finest, border_points(places, self.options.beside)
@@ -132,8 +130,8 @@ class BorderBranch(Branch):
         """Return how many of an image's anchors are looked at, unless all are."""
         return max(self.options.candidates, anchors // LARGE)
 
-    def _choose(self, scores: torch.Tensor) -> torch.Tensor | None:
-        """Return Tensor[B, K] of the anchors to look at, the best by class score; None for all."""
+    def choose(self, scores: torch.Tensor) -> torch.Tensor | None:
+        """Return Tensor[B, K] of the anchors to look at, the best by class logit Tensor[B, nc, A]; None for all."""
         count = scores.shape[2]
         looked = self.most(count)
         return scores.amax(1).topk(looked, 1).indices if looked < count else None
@@ -170,3 +168,8 @@ class BorderBranch(Branch):
         pred, target = context.pred_boxes, context.target_boxes
         overlap = bbox_iou(pred, target, xywh=False, CIoU=True) if context.task == "detect" else probiou(pred, target)
         return context.mean(1 - overlap.squeeze(-1)) * context.hyp.box * self.options.gain
+
+
+def among_first(positive: torch.Tensor) -> torch.Tensor:
+    """Return Tensor[B, K] of the anchors Tensor[B, A] bool of each image, filled up with others to the longest row."""
+    return positive.int().topk(max(int(positive.sum(1).max()), 1), 1).indices

@@ -46,6 +46,7 @@ class GaussianBranch(Branch):
         super().__init__(options, spec)
         if options.spread and spec.reg_max < 2:
             raise OptionError(f"spread: this head has no side distributions (reg_max: {spec.reg_max}); leave it out")
+        self.teaches = "" if options.detach_mean else "detach_mean: false"
         if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
             raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes (nc of the yaml)")
 

@@ -24,6 +24,10 @@ class IoUAwareBranch(Branch):
     reads_around = True
     options: IoUAwareOptions
 
+    def join(self, others: dict[str, Branch]) -> None:
+        """Note whether the boxes learn from the overlap."""
+        self.teaches = "grad_target: true" if self.options.grad_target else ""
+
     def build(self) -> nn.ModuleList:
         """Return one 3x3 convolution per level on the hidden features of the box branch."""
         return nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for c in self.spec.hidden)

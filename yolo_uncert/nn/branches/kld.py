@@ -21,6 +21,7 @@ class KLDBranch(Branch):
     name = "kld"
     options_class = KLDOptions
     loss_item = "kld_loss"
+    teaches = "its loss of the boxes"
     options: KLDOptions
 
     def __init__(self, options: KLDOptions, spec: HeadSpec) -> None:

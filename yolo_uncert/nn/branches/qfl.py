@@ -21,6 +21,7 @@ class QFLBranch(Branch):
     name = "qfl"
     options_class = QFLOptions
     loss_item = "qfl_loss"
+    teaches = "its loss of the class scores"
     replaces = "cls_loss"
     options: QFLOptions
 

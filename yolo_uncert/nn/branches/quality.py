@@ -23,6 +23,7 @@ class QualityBranch(Branch):
     name = "quality"
     options_class = QualityOptions
     field = "quality"
+    teaches = "its loss of the joint scores"
     loss_item = "cls_loss"
     replaces = "cls_loss"
     options: QualityOptions
