@@ -1,8 +1,8 @@
-"""Time of one training step on the CPU: ``python benchmarks/training.py [BASE ...]``.
+"""Time of one training step on the CPU: ``python benchmarks/training.py [BASE ...] [variant=uncert]``.
 
 Forward, loss and backward of a base of Ultralytics in the usual memory layout, as Ultralytics trains it on a CPU, of
-the same model with channels last, as this package does, and of our ``-uncert`` yaml with channels last; in turns in one
-process, on random images with 13 objects each, as BCCD has. Optimizer and data loading are left out.
+the same model with channels last, as this package does, and of our yaml of a variant with channels last; in turns in
+one process, on random images with 13 objects each, as BCCD has. Optimizer and data loading are left out.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def models_of(base: str) -> list[nn.Module]:
+def models_of(base: str, variant: str) -> list[nn.Module]:
     """Stock in both layouts, and ours with channels last."""
     stock, last = (ultralytics.YOLO(f"{base}.yaml").model for _ in range(2))
-    models = [stock, last, YOLO(f"{base}-uncert.yaml").model]
+    models = [stock, last, YOLO(f"{base}-{variant}.yaml").model]
     for model in models:
         model.args = DEFAULT_CFG
         model.train()
@@ -58,7 +58,7 @@ def models_of(base: str) -> list[nn.Module]:
     return models
 
 
-def main(bases: list[str]) -> None:
+def main(bases: list[str], variant: str) -> None:
     """Print one row per base."""
     print(
         f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
@@ -67,7 +67,7 @@ def main(bases: list[str]) -> None:
     print("| model | stock | stock, channels last | ratio | ours, channels last | ratio |\n|---|---|---|---|---|---|")
     for base in bases:
         batch = batch_of("obb" if base.endswith("obb") else "detect")
-        models = models_of(base)
+        models = models_of(base, variant)
         times = np.array([[step(model, batch) for model in models] for _ in range(-WARM_UP, RUNS)])[WARM_UP:]
         low, median, high = np.percentile(times, (10, 50, 90), axis=0)
         cells = [f"{m:.0f} ({a:.0f}-{b:.0f})" for a, m, b in zip(low, median, high, strict=True)]
@@ -76,4 +76,6 @@ def main(bases: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["yolo11n", "yolov8n", "yolov5n", "yolo11n-obb"])
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    names = [word for word in sys.argv[1:] if "=" not in word]
+    main(names or ["yolo11n", "yolov8n", "yolov5n", "yolo11n-obb"], words.get("variant", "uncert"))

@@ -1,14 +1,15 @@
 """Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
 
-GRID and RUNS are those of ``experiments/run.py``, which has trained the rows ``stock`` and ``uncert`` of the grid, and
-perhaps ``gaussian`` and ``border``, for horizontal boxes. On the plain detections of stock and uncert: moments of the
-DFL distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and
-a share of the side of the box; and the Gaussian branch, without and with soft suppression and voting.
+GRID and RUNS are those of ``experiments/run.py``, which has trained the row ``stock`` of the grid and one or more of
+``uncert``, ``gaussian`` and ``border``. On the plain detections of stock and uncert: moments of the DFL distributions,
+the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a share of the side
+of the box; and the Gaussian branch, without and with soft suppression and voting.
 
 Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
-fitted on the split ``val``; what is reported is read on the split of the grid. OUT (default ``alternatives.csv`` in the
-folder of the grid) gets a row for each method, seed and scaling as it comes, and what is there is not done again;
-``OUT-cost.csv`` gets the times.
+fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
+are fitted on either half of its images and read on the other; the rate is chosen on all of them. OUT (default
+``alternatives.csv`` in the folder of the grid) gets a row for each method, seed and scaling as it comes, and what is
+there is not done again; ``OUT-cost.csv`` gets the times.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import csv
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -29,7 +31,7 @@ from grid import Cell, cells, read_grid
 from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, mean_box, paired_boxes, spread, validate
 from run import checkpoint, write
 from run import spread as mean_and_deviation
-from scaling import Sample, measure, temperatures
+from scaling import Sample, crossed, halves, measure, temperatures
 from ultralytics.utils import LOGGER
 
 from yolo_uncert import YOLO
@@ -48,8 +50,7 @@ class Source:
         """Load the checkpoints."""
         self.facades = [YOLO(trained(c)) for c in (cell, *others)]
         self.options, self.rules = cell.evaluate, cell.rules
-        if self.facades[0].task != "detect":
-            sys.exit(f"{cell.row} is not a detector of horizontal boxes, the only ones that this compares")
+        self.oriented = self.facades[0].task == "obb"
 
     @cache  # noqa: B019  a source lives as long as its numbers are computed
     def plain(self, split: str) -> Any:
@@ -58,7 +59,7 @@ class Source:
 
     @cache  # noqa: B019
     def passes(self, kind: str, split: str) -> Array:
-        """Return the boxes of all passes of a kind for every detection of the plain one: Array[K, N, 4], NaN: none."""
+        """Return the boxes of all passes of a kind for every detection of the plain one: Array[K, N, C], NaN: none."""
         if kind == "dropout":
             return self.dropped(split, self.rate)
         base = self.plain(split)
@@ -82,7 +83,7 @@ class Source:
         """The rate of dropout whose spread has the best likelihood on the tuning split, after its best factors."""
 
         def loss(rate: float) -> float:
-            sample = Sample(self.plain(TUNE).matches.residual, self._matched(spread(self.dropped(TUNE, rate)), TUNE))
+            sample = self.sample(TUNE, self.matched(spread(self.dropped(TUNE, rate)), TUNE))
             known = np.isfinite(sample.sigma).all(1)
             factor, _ = temperatures(sample)
             return float(nll(sample.residual[known], factor * sample.sigma[known]).mean())
@@ -91,25 +92,30 @@ class Source:
 
     def spread_of(self, kind: str, split: str, *, mean: bool = False) -> Sample:
         """Return the spread of the passes of a kind around the plain boxes, or around the mean ones."""
-        base, passes = self.plain(split), self.passes(kind, split)
-        residual = base.matches.residual
-        if mean:
-            boxes = base.scored.boxes
-            residual = residual - self._matched(mean_box(passes, boxes) - boxes, split)
-        return Sample(residual, self._matched(spread(passes), split))
+        passes, boxes = self.passes(kind, split), self.plain(split).scored.boxes
+        sample = self.sample(split, self.matched(spread(passes), split))
+        if not mean:
+            return sample
+        return replace(sample, residual=sample.residual - self.matched(mean_box(passes, boxes) - boxes, split))
 
     def predicted(self, split: str, source: str, rule: str) -> Sample:
         """Return what the model itself predicts, after one of the rules of suppression of the grid."""
         matches = self._look(split, **{**self.rules[rule], "sigma_source": source}).matches
-        return Sample(matches.residual, matches.sigma)
+        return Sample(matches.residual, matches.sigma, halves(matches.files, matches.image))
 
-    def _matched(self, values: Array, split: str) -> Array:
+    def sample(self, split: str, sigma: Array) -> Sample:
+        """Return the plain detections with standard deviations Array[N, C] of some method."""
+        matches = self.plain(split).matches
+        return Sample(matches.residual, sigma, halves(matches.files, matches.image))
+
+    def matched(self, values: Array, split: str) -> Array:
         """Return the rows of the detections that found an object, of values of all detections."""
         return values[self.plain(split).scored.matched]
 
     def _augmented(self, split: str, scale: float, mirrored: bool) -> Any:
         size = round(scale * self.options["imgsz"] / STRIDE) * STRIDE
-        return self._look(split, within=flipped if mirrored else None, sigma_source="none", imgsz=size)
+        mirror = partial(flipped, oriented=self.oriented) if mirrored else None
+        return self._look(split, within=mirror, sigma_source="none", imgsz=size)
 
     def _look(
         self,
@@ -132,20 +138,19 @@ def trained(cell: Cell) -> Path:
 
 def constant(source: Source, split: str) -> Sample:
     """Return the same sigma for all boxes, to be scaled."""
-    residual = source.plain(split).matches.residual
-    return Sample(residual, np.ones_like(residual))
+    return source.sample(split, np.ones_like(source.plain(split).matches.residual))
 
 
 def share_of_side(source: Source, split: str) -> Sample:
-    """Return the side of the box along each coordinate, to be scaled."""
-    matches = source.plain(split).matches
-    return Sample(matches.residual, np.tile(matches.boxes[:, 2:] - matches.boxes[:, :2], 2))
+    """Return the side of the box along each coordinate, to be scaled; for an angle the same for all."""
+    boxes = source.plain(split).matches.boxes
+    sides = np.tile(boxes[:, 2:4] if source.oriented else boxes[:, 2:] - boxes[:, :2], 2)
+    return source.sample(split, np.column_stack((sides, np.ones((len(boxes), boxes.shape[1] - 4)))))
 
 
 def moments(source: Source, split: str) -> Sample:
-    """Return the standard deviations of the DFL distributions."""
-    matches = source.plain(split).matches
-    return Sample(matches.residual, matches.sigma)
+    """Return the standard deviations of the DFL distributions; an angle has none, and gets that of any angle."""
+    return source.sample(split, source.plain(split).matches.sigma)
 
 
 Method = Callable[[Source, str], Sample]
@@ -176,6 +181,9 @@ METHODS: dict[str, dict[str, Method]] = {
     "stock": ALTERNATIVES,
 }
 
+OF_OURS = ("uncert", "gaussian", "border")
+"""Rows with branches; the first one there has the weights of the stock models that are timed."""
+
 
 def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
     """Return the numbers of all methods and seeds, measuring those that the file lacks."""
@@ -190,7 +198,9 @@ def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
         for name in missing:
             LOGGER.info(f"\n{cell.row}, seed {cell.seed}: {name}")
             method = METHODS[cell.row][name]
-            found = measure(method(source, TUNE), method(source, cell.evaluate["split"]), raw=name not in FITTED)
+            split, raw = cell.evaluate.get("split", TUNE), name not in FITTED
+            tuning = method(source, TUNE)
+            found = crossed(tuning, raw=raw) if split == TUNE else measure(tuning, method(source, split), raw=raw)
             rate = source.rate if name == "MC-dropout" else ""
             key = {"model": cell.row, "method": name, "seed": cell.seed, "rate": rate}
             lines += [{**key, "scaling": scaling, **row} for scaling, row in found.items()]
@@ -203,10 +213,10 @@ def table(lines: list[dict[str, Any]], cost: Mapping[str, float]) -> list[list[s
     values: dict[tuple[str, str], dict[tuple[str, str], list[float]]] = {}
     for line in lines:
         of_method = values.setdefault((line["model"], line["method"]), {})
-        for key in ("nll", "calibration_error", *COVERAGE, "ause", "spearman", "sharpness"):
+        for key in ("nll", "nll_angle", "calibration_error", *COVERAGE, "ause", "spearman", "sharpness"):
             of_method.setdefault((line["scaling"], key), []).append(float(line[key]))
     head = ["sigma from", "NLL", "NLL T", "NLL T, floor", "cal. error", "cal. error T"]
-    head += [f"in {key[-2:]} %" for key in COVERAGE] + ["AUSE", "Spearman", "sigma T", "cost"]
+    head += [f"in {key[-2:]} %" for key in COVERAGE] + ["AUSE", "Spearman", "sigma T", "angle NLL T", "cost"]
     rows = [head]
     for model, method in sorted(values, key=[(row, name) for row in METHODS for name in METHODS[row]].index):
         found = values[model, method]
@@ -214,7 +224,7 @@ def table(lines: list[dict[str, Any]], cost: Mapping[str, float]) -> list[list[s
         row = [f"{model}: {method}", *(cell(scaling, "nll") for scaling in ("raw", "T", "T, floor"))]
         row += [cell(scaling, "calibration_error") for scaling in ("raw", "T")]
         row += [" / ".join(_cell(found, scaling, key, short=True) for scaling in ("raw", "T")) for key in COVERAGE]
-        row += [cell("T", key) for key in ("ause", "spearman", "sharpness")]
+        row += [cell("T", key) for key in ("ause", "spearman", "sharpness", "nll_angle")]
         kinds = (row[0], method, method.split(",")[0])
         rows.append([*row, f"{next((cost[kind] for kind in kinds if kind in cost), 1):.2f}"])
     return rows
@@ -234,16 +244,15 @@ def main(grid_file: str, runs: str, out_file: str = "") -> None:
     folder = Path(runs) / file.stem
     out = Path(out_file) if out_file else folder / "alternatives.csv"
     grid = [cell for cell in cells(content, folder, {}) if cell.row in METHODS]
-    if lacking := {"stock", "uncert"} - {cell.row for cell in grid}:
-        sys.exit(f"{file} has no row {' and '.join(sorted(lacking))}, which are compared here")
+    ours = {row: [trained(cell) for cell in grid if cell.row == row] for row in OF_OURS}
+    if not any(ours.values()) or not any(cell.row == "stock" for cell in grid):
+        sys.exit(f"{file} has no row stock and one of {', '.join(OF_OURS)}, which are compared here")
     if not all({"hard", "soft + vote"} <= cell.rules.keys() for cell in grid if cell.row != "stock"):
         sys.exit(f"{file} has no rules hard and soft + vote, which are read here")
-    if not all(cell.evaluate.get("split", TUNE) != TUNE for cell in grid):
-        sys.exit(f"{file} is evaluated on {TUNE}, which everything here is fitted on: name another split")
     lines = measured(grid, out)
-    ours = {row: [trained(cell) for cell in grid if cell.row == row] for row in METHODS if row != "stock"}
     stock = next(cell for cell in grid if cell.row == "stock")
-    times = costs(out.with_name(f"{out.stem}-cost.csv"), stock.train["model"], ours, stock.evaluate)
+    known = {row: files for row, files in ours.items() if files}
+    times = costs(out.with_name(f"{out.stem}-cost.csv"), known, {"split": TUNE, **stock.evaluate})
     for rows in (table(lines, times), [["work", "cost"], *([name, f"{ratio:.3f}"] for name, ratio in times.items())]):
         rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         print("\n".join(f"| {' | '.join(row)} |" for row in rows), end="\n\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from run import write
 from torch.nn.functional import interpolate
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.utils import check_det_dataset
-from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 
 from yolo_uncert import YOLO
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.postprocess import postprocess
+from yolo_uncert.nn.build import build_model
+from yolo_uncert.nn.yamls import HEADS
 
 ROUNDS, WARM_UP = 3, 3
 """Times that every image is measured, and images before the first one that counts."""
@@ -30,19 +32,18 @@ ROUNDS, WARM_UP = 3, 3
 Work = Callable[[torch.Tensor], Any]
 
 
-def costs(file: Path, stock: str, ours: dict[str, list[Path]], options: dict[str, Any]) -> dict[str, float]:
+def costs(file: Path, ours: dict[str, list[Path]], options: dict[str, Any]) -> dict[str, float]:
     """Return the median time per image of each method, as a share of the stock model's; from the file if it is there.
 
     Args:
         file: CSV of the times.
-        stock: Model yaml of the stock model.
-        ours: Models with branches, a list of seeds for each kind. The stock models have the weights of those of
-            ``uncert``, so that all do the same work, less the branches.
+        ours: Models with branches, a list of seeds for each kind. The stock models have the weights of the first kind,
+            so that all do the same work, less the branches.
         options: ``data``, ``split`` and ``imgsz``.
     """
     if not file.is_file():
         images = sorted(image_files(options["data"], options["split"]))
-        times = in_turns(works(stock, ours, images[0], options), images, options["imgsz"])
+        times = in_turns(works(ours, images[0], options), images, options["imgsz"])
         lines = [[name, *(f"{1e3 * t:.3f}" for t in np.percentile(of, (50, 10, 90)))] for name, of in times.items()]
         write(file, [["work", "median_ms", "p10_ms", "p90_ms"], *lines])
     with file.open(encoding="utf-8", newline="") as stream:
@@ -56,37 +57,38 @@ def image_files(data: str, split: str) -> list[Path]:
     return [file for file in folder.iterdir() if file.suffix.lower() in {".jpg", ".png"}]
 
 
-def works(stock: str, ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> dict[str, Work]:
+def works(ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> dict[str, Work]:
     """Return the work of each method on an image."""
     ready = {**{k: v for k, v in options.items() if k == "device"}, "imgsz": options["imgsz"], "verbose": False}
-    plain = [predictor(twin(stock, file), image, **ready, sigma_source="none") for file in ours["uncert"]]
-    moments = predictor(twin(stock, ours["uncert"][0]), image, **ready, sigma_source="dfl")
-    base = plain[0]
+    twins = [twin(file) for file in next(iter(ours.values()))]
+    plain = [predictor(one, image, **ready, sigma_source="none") for one in twins]
+    moments = predictor(twin(next(iter(ours.values()))[0]), image, **ready, sigma_source="dfl")
+    base, oriented = plain[0], twins[0].task == "obb"
     found: dict[str, Work] = {
-        "stock": lambda x: non_max_suppression(base.model(x), base.args.conf, base.args.iou),
+        "stock": lambda x: non_max_suppression(base.model(x), base.args.conf, base.args.iou, rotated=oriented),
         "stock, suppression of this package": partial(detect, base),
     }
-    for row, (first, *_) in ((row, files) for row, files in ours.items() if files):
+    for row, (first, *_) in ours.items():
         for name, rule in (("", {}), (", soft + vote", {"suppress": "soft", "var_vote": True})):
             found[f"{row}: Gaussian branch{name}"] = partial(detect, predictor(YOLO(first), image, **ready, **rule))
     return {
         **found,
         "DFL moments": partial(detect, moments),
-        "TTA": partial(augmented, base),
+        "TTA": partial(augmented, base, oriented=oriented),
         "MC-dropout": partial(dropped, base),
         "MC-dropout, head only": partial(dropped_in_head, base),
         "ensemble": partial(ensemble, plain),
     }
 
 
-def augmented(base: Any, x: torch.Tensor) -> Array:
+def augmented(base: Any, x: torch.Tensor, *, oriented: bool) -> Array:
     """Return the spread over the scales, each as it is and mirrored."""
     found = []
     for scale in SCALES:
         size = [round(scale * side / STRIDE) * STRIDE for side in x.shape[2:]]
         resized = x if scale == 1 else interpolate(x, size, mode="bilinear")
         found.append(detect(base, resized))
-        with flipped(base.model):
+        with flipped(base.model, oriented=oriented):
             found.append(detect(base, resized))
     return together(found[0], found)
 
@@ -113,13 +115,15 @@ def ensemble(plain: list[Any], x: torch.Tensor) -> Array:
     return together(found[0], found)
 
 
-def twin(stock: str, checkpoint: Path) -> YOLO:
+def twin(checkpoint: Path) -> YOLO:
     """Return a stock model with the weights of a model with branches."""
-    trained, facade = YOLO(checkpoint), YOLO(stock)
-    names = trained.model.names
-    facade.model = DetectionModel(facade.model.yaml, nc=len(names), verbose=False)
-    facade.model.load(trained.model, verbose=False)
-    facade.model.names = names
+    facade = YOLO(checkpoint)
+    trained = facade.model
+    cfg = {key: value for key, value in deepcopy(trained.yaml).items() if key != "uncertainty"}
+    cfg["head"][-1][2] = HEADS[cfg["head"][-1][2]]
+    facade.model = build_model(cfg, facade.task, nc=len(trained.names))
+    facade.model.load(trained, verbose=False)
+    facade.model.names = trained.names
     return facade
 
 

@@ -15,7 +15,9 @@ from torch.nn import functional
 from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert import YOLO
+from yolo_uncert.functional.boxes import align_representation
 from yolo_uncert.ops import greedy_match
+from yolo_uncert.ops.rotated_iou import pairwise_rotated_iou
 
 Array = npt.NDArray[Any]
 
@@ -36,8 +38,13 @@ def validate(facade: YOLO, **options: Any) -> Any:
 
 
 @contextmanager
-def flipped(model: nn.Module) -> Iterator[None]:
-    """Show a detector of horizontal boxes the mirrored images, and mirror its boxes back, within the context."""
+def flipped(model: nn.Module, *, oriented: bool = False) -> Iterator[None]:
+    """Show a detector the mirrored images, and mirror its boxes back, within the context.
+
+    Args:
+        model: Detector whose first output is Tensor[B, C, A]: first the boxes as xywh, last the angle of oriented ones.
+        oriented: Whether the boxes are.
+    """
 
     def mirror(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].flip(-1), *args[1:])
@@ -45,6 +52,8 @@ def flipped(model: nn.Module) -> Iterator[None]:
     def back(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         y = (output[0] if isinstance(output, (tuple, list)) else output).clone()
         y[:, 0] = args[0].shape[-1] - y[:, 0]
+        if oriented:
+            y[:, -1] = -y[:, -1]
         return (y, *output[1:]) if isinstance(output, (tuple, list)) else y
 
     handles = model.register_forward_pre_hook(mirror), model.register_forward_hook(back)
@@ -59,17 +68,20 @@ def flipped(model: nn.Module) -> Iterator[None]:
 def dropout(model: nn.Module, p: float) -> Iterator[None]:
     """Drop inputs of the last convolution of a detector's box branch, in evaluation too, within the context.
 
-    The scores do not change. The model was trained without dropout, as that of a user who adds it afterwards.
+    Of oriented boxes also of the angle branch. The scores do not change. The model was trained without dropout, as that
+    of a user who adds it afterwards.
 
     Args:
-        model: Detector whose last module has the box branches in ``cv2``, one for each level.
+        model: Detector whose last module has the box branches in ``cv2``, one for each level, and those of the angle in
+            ``cv4``.
         p: Share of the inputs that is dropped, in [0, 1).
     """
 
     def drop(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (functional.dropout(args[0], p), *args[1:])
 
-    handles = [branch[-1].register_forward_pre_hook(drop) for branch in model.model[-1].cv2]
+    head = model.model[-1]
+    handles = [branch[-1].register_forward_pre_hook(drop) for branch in (*head.cv2, *getattr(head, "cv4", ()))]
     try:
         yield
     finally:
@@ -105,18 +117,20 @@ def pair(boxes: Array, cls: Array, others: Array, others_cls: Array) -> Array:
     overlap most, at MATCH_IOU at least.
 
     Args:
-        boxes: Array[N, 4] xyxy.
+        boxes: Array[N, 4] xyxy, or Array[N, 5] xywhr.
         cls: Array[N].
-        others: Array[M, 4] in the same pixels, by descending score.
+        others: Array[M, 4 or 5] in the same pixels, by descending score.
         others_cls: Array[M].
 
     Returns:
-        Array[N, 4].
+        Array[N, 4 or 5]; an oriented box in the form whose angle is nearest to that of the detection.
     """
-    iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy() * (cls[:, None] == others_cls)
+    overlap = pairwise_rotated_iou if boxes.shape[1] == 5 else box_iou
+    iou = overlap(torch.from_numpy(boxes), torch.from_numpy(others)).numpy() * (cls[:, None] == others_cls)
     found = greedy_match(iou, MATCH_IOU)
     paired = np.full(boxes.shape, np.nan)
-    paired[found[found >= 0]] = others[found >= 0]
+    rows, theirs = found[found >= 0], torch.from_numpy(others[found >= 0])
+    paired[rows] = align_representation(theirs, torch.from_numpy(boxes[rows, 4])) if boxes.shape[1] == 5 else theirs
     return paired
 
 
@@ -128,7 +142,7 @@ def paired_boxes(base: Any, other: Any) -> Array:
         other: Metrics of another pass over the same images.
 
     Returns:
-        Array[N, 4] in pixels of the original images.
+        Array[N, 4 or 5] in pixels of the original images.
     """
     rows_of = {file: other.scored.image == image for image, file in enumerate(other.matches.files)}
     paired = np.full(base.scored.boxes.shape, np.nan)
@@ -144,10 +158,10 @@ def spread(passes: Sequence[Array] | Array) -> Array:
     """Return the sample standard deviation over the passes; NaN where fewer than two of them have the box.
 
     Args:
-        passes: Array[K, N, 4], NaN where a pass did not find the box.
+        passes: Array[K, N, C], NaN where a pass did not find the box.
 
     Returns:
-        Array[N, 4].
+        Array[N, C].
     """
     passes = np.asarray(passes)
     sigma = np.full(passes.shape[1:], np.nan)
@@ -160,8 +174,8 @@ def mean_box(passes: Sequence[Array] | Array, boxes: Array) -> Array:
     """Return the mean box over the passes that found it; the given one where none did.
 
     Args:
-        passes: Array[K, N, 4], NaN where a pass did not find the box.
-        boxes: Array[N, 4].
+        passes: Array[K, N, C], NaN where a pass did not find the box.
+        boxes: Array[N, C].
     """
     passes = np.asarray(passes)
     rows = np.isfinite(passes).all(2).any(0)

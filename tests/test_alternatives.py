@@ -166,7 +166,7 @@ def test_what_is_not_known_gets_the_constant_of_the_tuning_split(scripts):
 
 def test_table_by_hand(scripts):
     numbers = dict.fromkeys(
-        ("calibration_error", *scripts.alternatives.COVERAGE, "ause", "spearman", "sharpness"), "0.5"
+        ("nll_angle", "calibration_error", *scripts.alternatives.COVERAGE, "ause", "spearman", "sharpness"), "0.5"
     )
     lines = [
         {"model": "stock", "method": "constant", "seed": seed, "scaling": scaling, "nll": nll, **numbers}
@@ -247,9 +247,63 @@ def _table(printed):
     return printed[printed.index("| sigma from") :]  # behind the progress of the validations
 
 
-def test_it_is_not_read_on_what_it_is_fitted_on(scripts, grid, tmp_path):
-    with pytest.raises(SystemExit, match="name another split"):
-        scripts.alternatives.main(str(grid), str(tmp_path))
+def test_halves_are_drawn_by_name_whatever_the_order(scripts):
+    files = tuple(f"{n}.jpg" for n in range(9))
+    image = np.array([0, 0, 3, 8])
+    found = scripts.scaling.halves(files, np.arange(9))
+    assert found.sum() == 4
+    np.testing.assert_array_equal(scripts.scaling.halves(files[::-1], 8 - image), found[image])
+
+
+def test_crossed_is_fitted_on_the_other_half(scripts):
+    rng = np.random.default_rng(0)
+    half = np.arange(90) < 30
+    residual = rng.normal(size=(90, 4)) * np.where(half, 1, 5)[:, None]
+    sample = scripts.scaling.Sample(residual, np.ones((90, 4)), half)
+    found = scripts.scaling.crossed(sample)
+    rms = [np.sqrt(np.mean(residual[rows] ** 2, axis=0)) for rows in (half, ~half)]
+    expected = (-norm.logpdf(residual[half], scale=rms[1])).sum() + (-norm.logpdf(residual[~half], scale=rms[0])).sum()
+    assert found["T"]["nll"] == pytest.approx(expected / residual.size)
+    assert found["raw"]["nll"] == pytest.approx(-norm.logpdf(residual).mean())
+    assert found["T"]["n"] == 90
+    assert found["T"]["sharpness"] == pytest.approx((30 * rms[1].mean() + 60 * rms[0].mean()) / 90)
+
+
+def test_an_angle_has_a_likelihood_of_its_own(scripts):
+    rng = np.random.default_rng(0)
+    sample = scripts.scaling.Sample(rng.normal(size=(50, 5)), np.full((50, 5), 2.0))
+    found = scripts.scaling.measure(sample, sample)
+    assert found["raw"]["nll"] == pytest.approx(-norm.logpdf(sample.residual[:, :4], scale=2).mean())
+    assert found["raw"]["nll_angle"] == pytest.approx(-norm.logpdf(sample.residual[:, 4], scale=2).mean())
+    rms = np.sqrt(np.mean(sample.residual[:, 4] ** 2))
+    assert found["T"]["nll_angle"] == pytest.approx(-norm.logpdf(sample.residual[:, 4], scale=rms).mean())
+    flat = scripts.scaling.Sample(sample.residual[:, :4], sample.sigma[:, :4])
+    assert np.isnan(scripts.scaling.measure(flat, flat)["raw"]["nll_angle"])
+    assert scripts.scaling.measure(flat, flat)["T"]["nll"] == pytest.approx(found["T"]["nll"])
+
+
+def test_oriented_pairs_by_hand(scripts):
+    boxes = np.array([[50.0, 50, 40, 20, 0.1], [200, 50, 40, 20, 0.0]])
+    others = np.array([[51.0, 50, 20, 40, 0.1 + np.pi / 2], [200, 50, 40, 20, np.pi / 2]])
+    found = scripts.passes.pair(boxes, np.zeros(2), others, np.zeros(2))
+    np.testing.assert_allclose(found[0], [51, 50, 40, 20, 0.1])  # the same rectangle, in the detection's own form
+    assert np.isnan(found[1]).all(), "across each other they overlap by a third"
+
+
+def test_flipped_mirrors_oriented_boxes_and_dropout_reaches_the_angle(scripts):
+    model, images = YOLO("yolov8n-obb.yaml").model.eval(), torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        mirrored, before = model(images.flip(-1))[0], model(images)[0]
+        with scripts.passes.flipped(model, oriented=True):
+            found = model(images)[0]
+        torch.manual_seed(0)
+        with scripts.passes.dropout(model, 0.5):
+            dropped = model(images)[0]
+    torch.testing.assert_close(found[:, 0], 96 - mirrored[:, 0])
+    torch.testing.assert_close(found[:, -1], -mirrored[:, -1])
+    torch.testing.assert_close(found[:, 1:-1], mirrored[:, 1:-1], rtol=0, atol=0)
+    assert not torch.equal(dropped[:, -1], before[:, -1])
+    torch.testing.assert_close(dropped[:, 4:-1], before[:, 4:-1], rtol=0, atol=0)
 
 
 def test_a_grid_that_is_not_trained_is_said(scripts, grid, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from ultralytics.nn.tasks import DetectionModel, OBBModel, guess_model_task
 from ultralytics.utils import DEFAULT_CFG
 from ultralytics.utils.loss import E2ELoss
 
+from yolo_uncert.losses.context import LATER
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
 from yolo_uncert.nn.heads import UncertDetect, UncertOBB, UncertOBB26
 from yolo_uncert.nn.models import MODELS, UncertDetectionModel, UncertOBBModel, finer_map
@@ -156,7 +157,8 @@ def test_one_to_one_heads_send_no_gradient_to_the_finer_map(build, make_batch):
     model = build("yolo26n.yaml", "detect", FINER).train()
     preds, backbone = model(make_batch("detect")["img"]), model.model[2].cv1.conv.weight
     for name, reached in (("one2one", False), ("one2many", True)):
-        (grad,) = torch.autograd.grad(preds[name]["gaussian"].sum(), backbone, retain_graph=True, allow_unused=True)
+        own = preds[name][LATER](preds[name], torch.ones(2, 84, dtype=torch.bool))["gaussian"]
+        (grad,) = torch.autograd.grad(own.sum(), backbone, retain_graph=True, allow_unused=True)
         assert (grad is not None and bool(grad.any())) == reached
 
 
