@@ -142,10 +142,17 @@ def constant(source: Source, split: str) -> Sample:
 
 
 def share_of_side(source: Source, split: str) -> Sample:
-    """Return the side of the box along each coordinate, to be scaled; for an angle the same for all."""
-    boxes = source.plain(split).matches.boxes
-    sides = np.tile(boxes[:, 2:4] if source.oriented else boxes[:, 2:] - boxes[:, :2], 2)
-    return source.sample(split, np.column_stack((sides, np.ones((len(boxes), boxes.shape[1] - 4)))))
+    """Return the box's extent along each coordinate, to be scaled; for an angle the same for all."""
+    return source.sample(split, extents(source.plain(split).matches.boxes))
+
+
+def extents(boxes: Array) -> Array:
+    """Return the extent along each coordinate of boxes: Array[N, 4] xyxy, or Array[N, 5] xywhr, whose angle gets 1."""
+    if boxes.shape[1] == 4:
+        return np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    w, h, angle = boxes[:, 2:].T
+    along = (np.hypot(w * np.cos(angle), h * np.sin(angle)), np.hypot(w * np.sin(angle), h * np.cos(angle)))
+    return np.column_stack((*along, w, h, np.ones(len(boxes))))
 
 
 def moments(source: Source, split: str) -> Sample:
@@ -190,7 +197,7 @@ def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     if out.is_file():
         with out.open(encoding="utf-8", newline="") as stream:
-            lines = list(csv.DictReader(stream))
+            lines = [{**line, "nll_angle": line.get("nll_angle", "nan")} for line in csv.DictReader(stream)]
     for cell in (cell for name in METHODS for cell in grid if cell.row == name):
         done = {(line["model"], line["method"], int(line["seed"])) for line in lines}
         missing = [name for name in METHODS[cell.row] if (cell.row, name, cell.seed) not in done]

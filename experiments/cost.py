@@ -64,8 +64,9 @@ def works(ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> 
     plain = [predictor(one, image, **ready, sigma_source="none") for one in twins]
     moments = predictor(twin(next(iter(ours.values()))[0]), image, **ready, sigma_source="dfl")
     base, oriented = plain[0], twins[0].task == "obb"
+    kind = {"nc": len(twins[0].model.names), "rotated": oriented}
     found: dict[str, Work] = {
-        "stock": lambda x: non_max_suppression(base.model(x), base.args.conf, base.args.iou, rotated=oriented),
+        "stock": lambda x: non_max_suppression(base.model(x), base.args.conf, base.args.iou, **kind),
         "stock, suppression of this package": partial(detect, base),
     }
     for row, (first, *_) in ours.items():
@@ -121,7 +122,7 @@ def twin(checkpoint: Path) -> YOLO:
     trained = facade.model
     cfg = {key: value for key, value in deepcopy(trained.yaml).items() if key != "uncertainty"}
     cfg["head"][-1][2] = HEADS[cfg["head"][-1][2]]
-    facade.model = build_model(cfg, facade.task, nc=len(trained.names))
+    facade.model = build_model(cfg, facade.task, cfg["channels"], len(trained.names))
     facade.model.load(trained, verbose=False)
     facade.model.names = trained.names
     return facade

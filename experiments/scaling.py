@@ -97,7 +97,7 @@ def measure(tuning: Sample, test: Sample, *, raw: bool = True) -> dict[str, dict
         sigma = scaled(test.sigma, factor, floor, unknown)
         summary = asdict(summarise(test.residual[:, :4], sigma[:, :4]))
         angle = float(nll(test.residual[:, 4:], sigma[:, 4:]).mean()) if columns > 4 else np.nan
-        rows[name] = {**summary, "nll_angle": angle, "unknown": float(np.isnan(test.sigma).any(1).mean())}
+        rows[name] = {**summary, "unknown": float(np.isnan(test.sigma).any(1).mean()), "nll_angle": angle}
     return rows
 
 

@@ -282,6 +282,29 @@ def test_an_angle_has_a_likelihood_of_its_own(scripts):
     assert scripts.scaling.measure(flat, flat)["T"]["nll"] == pytest.approx(found["T"]["nll"])
 
 
+def test_extents_by_hand(scripts):
+    boxes = np.array([[0, 0, 40, 20, 0], [0, 0, 40, 20, np.pi / 2], [0, 0, 40, 20, np.pi / 4]])
+    diagonal = np.sqrt((40**2 + 20**2) / 2)
+    expected = [[40, 20, 40, 20, 1], [20, 40, 40, 20, 1], [diagonal, diagonal, 40, 20, 1]]
+    np.testing.assert_allclose(scripts.alternatives.extents(boxes), expected)
+    np.testing.assert_allclose(scripts.alternatives.extents(np.array([[1.0, 2, 11, 6]])), [[10, 4, 10, 4]])
+
+
+def test_the_costs_of_oriented_boxes(scripts, tiny, monkeypatch):
+    """The stock suppression knows the angle from the classes: what it times is what the stock model finds."""
+    image = sorted((tiny.data("obb").parent / "images" / "val").iterdir())[0]
+    asked, nms = [], scripts.cost.non_max_suppression
+    monkeypatch.setattr(scripts.cost, "non_max_suppression", lambda *a, **k: asked.append(k) or nms(*a, **k))
+    monkeypatch.setattr(scripts.cost, "PASSES", 2)
+    work = scripts.cost.works({"uncert": [tiny.weights("obb")] * 2}, image, {"imgsz": 64, "device": "cpu"})
+    found = {}
+    with torch.inference_mode():
+        for name, run in work.items():
+            found[name] = run(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    assert asked == [{"nc": 2, "rotated": True}]
+    assert found["TTA"].shape == found["ensemble"].shape == (len(found["DFL moments"].boxes), 5)
+
+
 def test_oriented_pairs_by_hand(scripts):
     boxes = np.array([[50.0, 50, 40, 20, 0.1], [200, 50, 40, 20, 0.0]])
     others = np.array([[51.0, 50, 20, 40, 0.1 + np.pi / 2], [200, 50, 40, 20, np.pi / 2]])

@@ -122,5 +122,24 @@ def test_a_detached_step_is_upstreams_step_of_the_detector(size, scale):
             assert not any(map(torch.equal, values, after["ours"][name])), "the branch has moved too"
 
 
+def test_a_branch_that_overflows_leaves_a_detached_detector_its_step():
+    model = build_model(
+        resolve({"base": "yolov8n.yaml", "detach": True, "uncertainty": {"gaussian": {}}}), "detect", nc=2
+    )
+    trainer = trainer_of(model)
+    trainer.device, trainer.ema = torch.device("cpu"), None
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.scaler.scale(torch.ones(()))
+    trainer.optimizer = trainer.build_optimizer(model, "AdamW", lr=0.01, momentum=0.9, decay=0.0)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    model.model[-1].cv_gaussian[0].weight.grad[0] = torch.inf
+    trainer.optimizer_step()
+    assert trainer.scaler.get_scale() == 1024
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) == (".cv_gaussian." in name)
+
+
 def _named(*models):
     return (model.named_parameters() for model in models)

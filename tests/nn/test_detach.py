@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from yolo_uncert.engine.retrofit import branch_parameters
+from yolo_uncert.losses.context import LATER
 from yolo_uncert.nn.branches import BRANCHES
 from yolo_uncert.nn.build import build_model
 from yolo_uncert.nn.models import MODELS
@@ -48,6 +49,19 @@ def test_the_detector_has_the_gradients_of_the_stock_model_bit_for_bit(build, ma
 
 
 @pytest.mark.parametrize("task", ["detect", "obb"])
+def test_in_mixed_precision_the_detector_is_the_stock_model_too_and_the_branches_are_exact(build, make_batch, task):
+    plain, model = build("yolov8n.yaml", task), build("yolov8n.yaml", task, section("yolov8n.yaml", task), detach=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        stock, _ = gradients(plain, make_batch(task))
+        detached, _ = gradients(model, make_batch(task))
+        preds = model(make_batch(task)["img"])
+        found = preds[LATER](preds, torch.ones(2, 84, dtype=torch.bool))
+    assert preds["boxes"].dtype == torch.bfloat16
+    assert {value.dtype for value in found.values()} == {torch.float32}
+    assert all(torch.equal(stock[name], detached[name]) for name in stock)
+
+
+@pytest.mark.parametrize("task", ["detect", "obb"])
 def test_the_branches_have_the_gradients_that_they_have_anyway(build, make_batch, task):
     _, detached = gradients(build("yolov8n.yaml", task, section("yolov8n.yaml", task), detach=True), make_batch(task))
     _, attached = gradients(build("yolov8n.yaml", task, section("yolov8n.yaml", task)), make_batch(task))
@@ -71,9 +85,13 @@ def test_all_branches_are_either_allowed_or_refused(build):
         assert build("yolov8n.yaml", "detect", wanted, detach=True).model[-1].detach
 
 
-def test_the_key_is_a_yes_or_a_no():
-    with pytest.raises(OptionError, match="detach"):
-        resolve({"base": "yolov8n.yaml", "detach": "maybe", "uncertainty": {"gaussian": {}}})
+def test_the_key_is_a_yes_or_a_no(build):
+    full = {**build("yolov8n.yaml", "detect").yaml, "uncertainty": {"gaussian": {}}}
+    for cfg in ({"base": "yolov8n.yaml", "uncertainty": {"gaussian": {}}}, full):
+        with pytest.raises(OptionError, match="detach"):
+            resolve({**cfg, "detach": "no"})
+        with pytest.raises(OptionError, match="did you mean 'detach'"):
+            resolve({**cfg, "detatch": True})
 
 
 def test_a_full_yaml_and_a_stock_model_may_say_it_too(build):

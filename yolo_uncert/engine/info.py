@@ -43,7 +43,8 @@ def _loaded(yolo: Any) -> Iterator[tuple[str, str]]:
     yield "classes", _classes(model.names)
     yield "parameters", f"{sum(p.numel() for p in model.parameters()):,}"
     uncertainty = model.yaml.get("uncertainty") or {}
-    yield "branches", ", ".join(f"{name} {_options(name, uncertainty[name])}" for name in uncertainty) or "none"
+    branches = ", ".join(f"{name} {_options(name, uncertainty[name])}" for name in uncertainty) or "none"
+    yield "branches", branches + "; detach=True" * bool(model.yaml.get("detach"))
     yield "channels", _channels(schema_of(model, yolo.task).names, yolo.task)
     yield "calibration", _calibration(calibration_of(model))
     yield "training", _training(yolo.ckpt or {})

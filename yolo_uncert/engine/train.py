@@ -128,19 +128,24 @@ class _UncertTrainer(DetectionTrainer):
         """Bound the branches' gradients before the common clipping, which those of a detached model take no part in."""
         groups = branch_parameters(detector(self.model)).values()
         parameters = [p for group in groups for p in group if p.grad is not None]
+        norm = None
         if parameters:
-            torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
+            norm = torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
         if getattr(detector(self.model).model[-1], "detach", False):
-            self._step_apart({id(p) for p in parameters})
+            self._step_apart(parameters, useful=norm is None or bool(norm.isfinite()))
         else:
             super().optimizer_step()
 
-    def _step_apart(self, branches: set[int]) -> None:
+    def _step_apart(self, parameters: list[nn.Parameter], *, useful: bool) -> None:
         """Take upstream's step with its bound on the detector alone, so that this one trains bit for bit as without.
 
         Args:
-            branches: Identities of the branches' parameters.
+            parameters: Those of the branches that have a gradient.
+            useful: Their gradient is finite; otherwise they stay, and the detector makes its step.
         """
+        branches = {id(p) for p in parameters}
+        for p in parameters:
+            p.grad = p.grad if useful else None
         self.scaler.unscale_(self.optimizer)
         stock = [p for p in self.model.parameters() if id(p) not in branches]
         torch.nn.utils.clip_grad_norm_(stock, GRADIENT_NORM)

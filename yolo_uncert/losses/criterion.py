@@ -75,9 +75,8 @@ class _BranchTerms(v8DetectionLoss):
         terms: dict[str, torch.Tensor] = dict(zip(items, vector.unbind(), strict=True))
         assignment = self.bbox_loss.last or Assignment.empty(preds)
         if LATER in preds:
-            run: Any = preds[LATER]
-            preds = {name: value for name, value in preds.items() if name != LATER}
-            preds |= run(preds, assignment.positive)
+            run: Any = preds.pop(LATER)  # it holds features, which nobody needs from here on
+            preds = preds | run(preds, assignment.positive)
         for branch in self.head.branches:
             assignment = branch.move(assignment, preds)
         context = LossContext(preds, assignment, self.task, self.hyp, self.head.epoch, self.class_weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -14,9 +15,10 @@ from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 from ultralytics.utils.tal import make_anchors
 
+from yolo_uncert.functional.dtypes import at_least_float32
 from yolo_uncert.losses.context import LATER
 from yolo_uncert.nn.branches import build_branches, check_detached
-from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, Places
+from yolo_uncert.nn.branches.base import Borders, Branch, Decoded, Features, HeadSpec, Places, apart
 from yolo_uncert.nn.branches.border import BorderBranch, among_first
 from yolo_uncert.nn.branches.dfl import DFLBranch, MomentsDFL
 from yolo_uncert.nn.parts import CROWD, Part, by_image, can_be_local, chosen, everywhere
@@ -141,9 +143,10 @@ class _Branches(Detect):
     ) -> dict[str, Any]:
         """Return the raw predictions of stock head and branches, or nothing if this head was fused away.
 
-        With a border branch, which looks at the positives alone in training, the branches wait for the label
-        assignment: ``LATER`` is then a function of these predictions and Tensor[B, A] bool that returns theirs. Where
-        only some anchors count, they are ``parts``: raw predictions by image, with the index of their anchors.
+        With a border branch, which looks at the positives alone in training (compiled, at all), the branches wait for
+        the label assignment: ``LATER`` is then a function of these predictions and Tensor[B, A] bool that returns
+        theirs. Where only some anchors count, they are ``parts``: raw predictions by image, with the index of their
+        anchors.
         """
         if box_head is None or cls_head is None:
             return {}
@@ -180,11 +183,9 @@ class _Branches(Detect):
         preds: dict[str, Any] = super().forward_head(part.maps, **stock)
         if part.index is not None:
             preds |= {"index": part.index, "grid": tuple(values[:, part.index] for values in self._grid(part.maps))}
-        if self.detach:
-            features = features.detached()
         finer = [] if self.finer is None else [self.finer if image is None else self.finer[image : image + 1]]
         run = partial(self._run_branches, features, modules, finer)
-        compiled = torch.compiler.is_compiling()  # type: ignore[no-untyped-call]
+        compiled = torch.compiler.is_compiling()
         if self.training and "cv_border" in modules and not compiled:
             return {**preds, LATER: run}
         return preds | run(preds)
@@ -206,11 +207,17 @@ class _Branches(Detect):
             preds: Raw predictions of the stock head.
             positive: Tensor[B, A] bool, the anchors that the loss is about and a border branch looks at, once known.
         """
-        if "cv_border" in modules:
-            borders = self._look_again(modules["cv_border"], features, preds, finer, positive)
-            features = replace(features, borders=borders)
+        alone = self.detach and self.training
+        if alone:
+            features = features.apart()
+            preds = preds | {name: apart([preds[name]])[0] for name in ("boxes", "angle") if name in preds}
         own = {branch: modules.get(f"cv_{branch.name}") for branch in self.branches}
-        return {branch.name: branch.forward(m, features) for branch, m in own.items() if m is not None}
+        # The detector's loss scale is found without branches: in half precision their gradient might not bear it.
+        with torch.autocast(features.boxes[0].device.type, enabled=False) if alone else nullcontext():
+            if "cv_border" in modules:
+                borders = self._look_again(modules["cv_border"], features, preds, finer, positive)
+                features = replace(features, borders=borders)
+            return {branch.name: branch.forward(m, features) for branch, m in own.items() if m is not None}
 
     def _inference(self, x: dict[str, Any]) -> torch.Tensor:
         """Return the decoded prediction Tensor[B, 4 + nc + extra (+ angle), A]."""
@@ -250,6 +257,8 @@ class _Branches(Detect):
         passing = self.training or self.dynamic
         if not passing and self.shape == maps[0].shape:
             return self.anchors, self.strides
+        if self.training:  # anchors have the type of the maps, and bfloat16 has no half cell beyond the 128th
+            maps = [level[:1, :1].to(at_least_float32(level)) for level in maps]
         anchors, strides = (values.T for values in make_anchors(maps, self.stride, 0.5))
         if not passing:
             self.anchors, self.strides, self.shape = anchors, strides, maps[0].shape
@@ -266,8 +275,9 @@ class _Branches(Detect):
         """Return what the border branch sees where the boxes are; where to look gets no gradient from it."""
         x: list[torch.Tensor] = preds["feats"]
         maps = [x[0], *finer]
-        # The one-to-one head teaches the layers before it nothing: its own maps have no gradient.
-        if self.detach or (self.training and not x[0].requires_grad):
+        if self.training and self.detach:
+            maps = apart(maps)
+        elif self.training and not x[0].requires_grad:  # the one-to-one head teaches the layers before it nothing
             maps = [level.detach() for level in maps]
         distances = preds["boxes"]
         if isinstance(self.dfl, MomentsDFL):

@@ -47,10 +47,13 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
         full = _from_base(cfg, where)
     elif {"backbone", "head"} <= cfg.keys():
         full = deepcopy(dict(cfg))
-        if "uncertainty" not in full and (typo := get_close_matches("uncertainty", full, n=1)):
-            raise OptionError(f"{where}: unknown key {typo[0]!r} (did you mean 'uncertainty'?)")
+        for ours in ("uncertainty", "detach"):
+            if ours not in full and (typo := get_close_matches(ours, full, n=1)):
+                raise OptionError(f"{where}: unknown key {typo[0]!r} (did you mean {ours!r}?)")
     else:
         raise OptionError(f"{where}: a model yaml needs either base: or backbone: and head:")
+    if not isinstance(full.get("detach", False), bool):
+        raise OptionError(f"{where}: detach must be true or false, not {full['detach']!r}")
     if "uncertainty" in full:
         check_uncertainty(full["uncertainty"], f"{where}: uncertainty")
         row = full["head"][-1]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from yolo_uncert.functional.dtypes import at_least_float32
 from yolo_uncert.losses.context import Assignment, LossContext
 
 
@@ -108,10 +109,9 @@ class Features:
     around: list[torch.Tensor] = field(default_factory=list)
     borders: Borders | None = None
 
-    def detached(self) -> Features:
-        """Return the same without a gradient to the detector."""
-        taken = (self.hidden, self.boxes, self.angle_hidden, self.angles)
-        hidden, boxes, angle_hidden, angles = ([level.detach() for level in levels] for levels in taken)
+    def apart(self) -> Features:
+        """Return the same without a gradient to the detector, in float32 at least."""
+        hidden, boxes, angle_hidden, angles = map(apart, (self.hidden, self.boxes, self.angle_hidden, self.angles))
         return replace(self, hidden=hidden, boxes=boxes, angle_hidden=angle_hidden, angles=angles)
 
 
@@ -193,6 +193,11 @@ class Branch:
     def loss(self, context: LossContext) -> torch.Tensor:
         """Return the branch's loss as a scalar, gain included."""
         raise TypeError(f"branch {self.name!r} has no loss")
+
+
+def apart(levels: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return maps without a gradient to the detector, in float32 at least."""
+    return [level.detach().to(at_least_float32(level)) for level in levels]
 
 
 def flat(levels: list[torch.Tensor]) -> torch.Tensor:
