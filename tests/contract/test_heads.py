@@ -11,7 +11,7 @@ from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
-pytestmark = pytest.mark.seam("nn/heads.py")
+pytestmark = pytest.mark.seam("nn/branched.py", "nn/heads.py")
 
 NC, CH, STRIDES = 3, (16, 32, 64), (8, 16, 32)
 SIZES = (8, 4, 2)  # maps of a 64 px image; 64 + 16 + 4 = 84 anchors
@@ -98,7 +98,7 @@ def test_output_is_box_scores_angle_and_raw_predictions(kind):
         assert y[:, -1:].equal(preds["angle"])
 
 
-@pytest.mark.seam("nn/heads.py", "nn/branches/base.py", "nn/branches/gaussian.py")
+@pytest.mark.seam("nn/branched.py", "nn/heads.py", "nn/branches/base.py", "nn/branches/gaussian.py")
 def test_inference_leaves_anchors_and_strides_and_decodes_to_pixels(kind):
     head = build(kind)
     y, preds = head(features())
@@ -136,7 +136,7 @@ def test_box_and_angle_branches_are_plain_convolutions_with_their_activation(kin
         assert layers[0](x).equal(layers[0].act(layers[0].bn(layers[0].conv(x)))), "nothing else happens in the layer"
 
 
-@pytest.mark.seam("nn/branches/dfl.py", "nn/heads.py")
+@pytest.mark.seam("nn/branches/dfl.py", "nn/branched.py", "nn/heads.py")
 def test_dfl_layer_decodes_logits_to_four_distances():
     layer, logits = DFL(16), torch.randn(2, 64, 5)
     mean = (logits.view(2, 4, 16, 5).softmax(2) * torch.arange(16.0).view(16, 1)).sum(2)
@@ -147,7 +147,7 @@ def test_dfl_layer_decodes_logits_to_four_distances():
     assert head(features())[0][:, 2:4].allclose(2 * head.strides.expand(1, 2, -1)), "decoding goes through head.dfl"
 
 
-@pytest.mark.seam("nn/heads.py", "engine/postprocess.py", "engine/predict.py", "engine/val.py")
+@pytest.mark.seam("nn/branched.py", "nn/heads.py", "engine/postprocess.py", "engine/predict.py", "engine/val.py")
 def test_end2end_is_switched_on_the_head_and_its_rows_keep_further_channels(kind):
     head = build(kind, end2end=True)
     head.end2end = False

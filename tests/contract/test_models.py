@@ -37,7 +37,7 @@ def test_a_dict_builds_a_model_that_keeps_it_as_yaml():
     assert len(model.names) == 7
 
 
-@pytest.mark.seam("nn/models.py", "nn/heads.py", "engine/train.py", "engine/schemas.py")
+@pytest.mark.seam("nn/models.py", "nn/branched.py", "nn/heads.py", "engine/train.py", "engine/schemas.py")
 @pytest.mark.parametrize(
     ("kind", "head"), [("detect", Detect), ("obb", OBB), ("detect-e2e", Detect), ("obb-e2e", OBB26)]
 )
@@ -95,7 +95,7 @@ def test_load_and_state_dict_go_by_name_and_shape(stock):
     assert all(ours[name].equal(value) for name, value in donor.state_dict().items())
 
 
-@pytest.mark.seam("nn/models.py", "nn/heads.py")
+@pytest.mark.seam("nn/models.py", "nn/branched.py", "nn/heads.py")
 @pytest.mark.parametrize("kind", ["detect", "obb", "detect-e2e", "obb-e2e"])
 def test_a_stock_model_with_branches_gives_the_same_boxes_and_scores(stock, kind):
     from yolo_uncert.nn.models import MODELS

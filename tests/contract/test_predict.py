@@ -54,7 +54,7 @@ def test_predictor_wraps_the_model_and_names_the_images_of_a_batch():
     assert all(r.speed["inference"] is not None for r in results)
 
 
-@pytest.mark.seam("engine/predict.py", "engine/val.py", "engine/postprocess.py", "nn/heads.py")
+@pytest.mark.seam("engine/predict.py", "engine/val.py", "engine/postprocess.py", "nn/branched.py", "nn/heads.py")
 @pytest.mark.parametrize(("nms", "shape"), [(None, (1, 88, 84)), (False, (1, 84, 10))])
 def test_only_nms_false_selects_the_one_to_one_head(nms, shape):
     model = YOLO("yolo26n-gaussian.yaml")

@@ -330,7 +330,7 @@ def test_the_head_runs_where_detections_may_be_with_the_same_result(
     branch, _, task = kind.rpartition(" ")
     model, options = (border_models if branch else models)[task], {**QUIET, **rule, "batch": 4}
     source = images["obb" if task == "obb" else "detect"]
-    monkeypatch.setattr("yolo_uncert.nn.heads.CROWD", 1)
+    monkeypatch.setattr("yolo_uncert.nn.branched.CROWD", 1)
     model.predict(source[0], **options)
     head, seen, bounds = head_of(model.predictor.model), [], set()
 
@@ -364,7 +364,7 @@ def test_the_head_runs_where_detections_may_be_with_the_same_result(
 @pytest.mark.parametrize("kind", ["detect", "obb", "e2e"])
 @pytest.mark.parametrize("conf", [0.3, 0.999])
 def test_class_activation_maps_are_drawn_however_few_anchors_count(models, images, tmp_path, monkeypatch, kind, conf):
-    monkeypatch.setattr("yolo_uncert.nn.heads.CROWD", 1)
+    monkeypatch.setattr("yolo_uncert.nn.branched.CROWD", 1)
     source = images["obb" if kind == "obb" else "detect"][0]
     options = {**QUIET, "conf": conf, "visualize": True, "project": str(tmp_path), "name": "t"}
     models[kind].predict(source, **options)

@@ -13,8 +13,9 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.loss import E2ELoss
 
 from yolo_uncert.losses.criterion import UncertDetectionLoss, UncertOBBLoss
+from yolo_uncert.nn.branched import own_copy
 from yolo_uncert.nn.branches import check_uncertainty
-from yolo_uncert.nn.heads import STOCK_TO_UNCERT, own_copy
+from yolo_uncert.nn.heads import STOCK_TO_UNCERT
 from yolo_uncert.nn.yamls import HEADS, OURS, load_model_yaml, resolve
 from yolo_uncert.options import OptionError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from yolo_uncert.losses.context import LATER
-from yolo_uncert.nn import heads
+from yolo_uncert.nn import branched
 from yolo_uncert.nn.branches.border import BorderBranch, among_first
 
 SECTION = {"gaussian": {}, "iou_aware": {}, "border": {"finer": True, "beside": 0.15}}
@@ -48,7 +48,7 @@ def test_a_step_is_that_of_looking_everywhere(step, monkeypatch, base, task):
     items, gradients = step(base, task)
     assert looked
     assert max(looked) <= 20 < 84, "of 84 anchors those of two objects, ten each"
-    monkeypatch.setattr(heads, "among_first", lambda positive: torch.arange(84).expand(len(positive), -1))
+    monkeypatch.setattr(branched, "among_first", lambda positive: torch.arange(84).expand(len(positive), -1))
     expected, whole = step(base, task)
     assert items.keys() == expected.keys()
     for name, value in items.items():
