@@ -9,14 +9,15 @@ Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor
 fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
 are fitted on either half of its images and read on the other; the rate is chosen on all of them. OUT (default
 ``alternatives.csv`` in the folder of the grid) gets a row for each method, seed and scaling as it comes, and what is
-there is not done again; ``OUT-cost.csv`` gets the times.
+there is not done again; ``OUT-cost.csv`` gets the times. ``rates=0.2,0.4`` as a further word says which rates of dropout
+are tried; all passes are made for each.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
@@ -46,8 +47,9 @@ COVERAGE = ("coverage50", "coverage68", "coverage90", "coverage95")
 class Source:
     """A trained model, the models of the other seeds, and their passes over the splits, each made once."""
 
-    def __init__(self, cell: Cell, others: list[Cell]) -> None:
-        """Load the checkpoints."""
+    def __init__(self, cell: Cell, others: list[Cell], rates: Sequence[float] = RATES) -> None:
+        """Load the checkpoints, and note the rates of dropout that are tried."""
+        self.rates = rates
         self.facades = [YOLO(trained(c)) for c in (cell, *others)]
         self.options, self.rules = cell.evaluate, cell.rules
         self.oriented = self.facades[0].task == "obb"
@@ -88,7 +90,7 @@ class Source:
             factor, _ = temperatures(sample)
             return float(nll(sample.residual[known], factor * sample.sigma[known]).mean())
 
-        return min(RATES, key=loss)
+        return min(self.rates, key=loss)
 
     def spread_of(self, kind: str, split: str, *, mean: bool = False) -> Sample:
         """Return the spread of the passes of a kind around the plain boxes, or around the mean ones."""
@@ -192,7 +194,7 @@ OF_OURS = ("uncert", "gaussian", "border")
 """Rows with branches; the first one there has the weights of the stock models that are timed."""
 
 
-def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
+def measured(grid: list[Cell], out: Path, rates: Sequence[float] = RATES) -> list[dict[str, Any]]:
     """Return the numbers of all methods and seeds, measuring those that the file lacks."""
     lines: list[dict[str, Any]] = []
     if out.is_file():
@@ -201,7 +203,8 @@ def measured(grid: list[Cell], out: Path) -> list[dict[str, Any]]:
     for cell in (cell for name in METHODS for cell in grid if cell.row == name):
         done = {(line["model"], line["method"], int(line["seed"])) for line in lines}
         missing = [name for name in METHODS[cell.row] if (cell.row, name, cell.seed) not in done]
-        source = Source(cell, [c for c in grid if c.row == cell.row and c.seed != cell.seed]) if missing else None
+        others = [c for c in grid if c.row == cell.row and c.seed != cell.seed]
+        source = Source(cell, others, rates) if missing else None
         for name in missing:
             LOGGER.info(f"\n{cell.row}, seed {cell.seed}: {name}")
             method = METHODS[cell.row][name]
@@ -244,8 +247,10 @@ def _cell(found: Mapping[tuple[str, str], list[float]], scaling: str, key: str, 
     return mean_and_deviation(key, values)
 
 
-def main(grid_file: str, runs: str, out_file: str = "") -> None:
+def main(grid_file: str, runs: str, *words: str) -> None:
     """Measure whatever is missing and print the table."""
+    out_file = next((word for word in words if "=" not in word), "")
+    rates = [float(rate) for word in words if word.startswith("rates=") for rate in word[6:].split(",")] or RATES
     file = Path(grid_file)
     content = read_grid(file, {})
     folder = Path(runs) / file.stem
@@ -256,7 +261,7 @@ def main(grid_file: str, runs: str, out_file: str = "") -> None:
         sys.exit(f"{file} has no row stock and one of {', '.join(OF_OURS)}, which are compared here")
     if not all({"hard", "soft + vote"} <= cell.rules.keys() for cell in grid if cell.row != "stock"):
         sys.exit(f"{file} has no rules hard and soft + vote, which are read here")
-    lines = measured(grid, out)
+    lines = measured(grid, out, rates)
     stock = next(cell for cell in grid if cell.row == "stock")
     known = {row: files for row, files in ours.items() if files}
     times = costs(out.with_name(f"{out.stem}-cost.csv"), known, {"split": TUNE, **stock.evaluate})
@@ -266,6 +271,6 @@ def main(grid_file: str, runs: str, out_file: str = "") -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -217,11 +217,10 @@ def test_all_methods_on_tiny_models_and_nothing_twice(scripts, grid, runs, monke
         (scripts.alternatives, "TUNE", "train"),  # the tiny data have no third split
         (scripts.alternatives, "SCALES", (1.0,)),
         (scripts.alternatives, "PASSES", 3),
-        (scripts.alternatives, "RATES", (0.1, 0.2)),
         (scripts.cost, "ROUNDS", 1),
     ):
         monkeypatch.setattr(module, name, value)
-    scripts.alternatives.main(str(grid), str(runs))
+    scripts.alternatives.main(str(grid), str(runs), "rates=0.1,0.2")
     with (runs / "tiny" / "alternatives.csv").open(encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
     # of each seed: 8 + 6 methods with three scalings, and two of either model with two
