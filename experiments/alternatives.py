@@ -9,8 +9,8 @@ Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor
 fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
 are fitted on either half of its images and read on the other; the rate is chosen on all of them. OUT (default
 ``alternatives.csv`` in the folder of the grid) gets a row for each method, seed and scaling as it comes, and what is
-there is not done again; ``OUT-cost.csv`` gets the times. ``rates=0.2,0.4`` as a further word says which rates of dropout
-are tried; all passes are made for each.
+there is not done again; ``OUT-cost.csv`` gets the times. ``rates=0.2,0.4`` as a further word says which rates of
+dropout are tried; all passes are made for each.
 """
 
 from __future__ import annotations
