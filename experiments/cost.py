@@ -27,7 +27,7 @@ from yolo_uncert.nn.build import build_model
 from yolo_uncert.nn.yamls import HEADS
 
 IMAGES, ROUNDS, WARM_UP = 72, 3, 3
-"""Images that are taken from all over the split, how often each is measured, and images before the first that counts."""
+"""Images from all over the split, how often each is measured, and images before the first that counts."""
 
 Work = Callable[[torch.Tensor], Any]
 
