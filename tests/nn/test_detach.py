@@ -92,6 +92,7 @@ def test_the_key_is_a_yes_or_a_no(build):
             resolve({**cfg, "detach": "no"})
         with pytest.raises(OptionError, match="did you mean 'detach'"):
             resolve({**cfg, "detatch": True})
+    assert resolve({**full, "depth": 1})["depth"] == 1, "a key of somebody else's, though it looks alike"
 
 
 def test_a_full_yaml_and_a_stock_model_may_say_it_too(build):

@@ -128,26 +128,24 @@ class _UncertTrainer(DetectionTrainer):
         """Bound the branches' gradients before the common clipping, which those of a detached model take no part in."""
         groups = branch_parameters(detector(self.model)).values()
         parameters = [p for group in groups for p in group if p.grad is not None]
-        norm = None
-        if parameters:
-            norm = torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
-        if getattr(detector(self.model).model[-1], "detach", False):
-            self._step_apart(parameters, useful=norm is None or bool(norm.isfinite()))
+        own = {id(p) for p in parameters}
+        stock = [p for p in self.model.parameters() if p.grad is not None and id(p) not in own]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, BRANCH_GRADIENT_NORM * self.scaler.get_scale())
+        if stock and getattr(detector(self.model).model[-1], "detach", False):
+            if not norm.isfinite():  # a branch that overflows costs the branches this step, and not the detector
+                for p in parameters:
+                    p.grad = None
+            self._step_apart(stock)
         else:
             super().optimizer_step()
 
-    def _step_apart(self, parameters: list[nn.Parameter], *, useful: bool) -> None:
+    def _step_apart(self, stock: list[nn.Parameter]) -> None:
         """Take upstream's step with its bound on the detector alone, so that this one trains bit for bit as without.
 
         Args:
-            parameters: Those of the branches that have a gradient.
-            useful: Their gradient is finite; otherwise they stay, and the detector makes its step.
+            stock: Parameters of the detector that have a gradient.
         """
-        branches = {id(p) for p in parameters}
-        for p in parameters:
-            p.grad = p.grad if useful else None
         self.scaler.unscale_(self.optimizer)
-        stock = [p for p in self.model.parameters() if id(p) not in branches]
         torch.nn.utils.clip_grad_norm_(stock, GRADIENT_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -48,7 +48,7 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
     elif {"backbone", "head"} <= cfg.keys():
         full = deepcopy(dict(cfg))
         for ours in ("uncertainty", "detach"):
-            if ours not in full and (typo := get_close_matches(ours, full, n=1)):
+            if ours not in full and (typo := get_close_matches(ours, full, n=1, cutoff=0.8)):
                 raise OptionError(f"{where}: unknown key {typo[0]!r} (did you mean {ours!r}?)")
     else:
         raise OptionError(f"{where}: a model yaml needs either base: or backbone: and head:")
