@@ -47,8 +47,8 @@ def resolve(cfg: Mapping[str, Any], scale: str = "", where: str = "model yaml") 
         full = _from_base(cfg, where)
     elif {"backbone", "head"} <= cfg.keys():
         full = deepcopy(dict(cfg))
-        for ours in ("uncertainty", "detach"):
-            if ours not in full and (typo := get_close_matches(ours, full, n=1, cutoff=0.8)):
+        for ours, likeness in (("uncertainty", 0.6), ("detach", 0.8)):  # the short one looks like "depth"
+            if ours not in full and (typo := get_close_matches(ours, full, n=1, cutoff=likeness)):
                 raise OptionError(f"{where}: unknown key {typo[0]!r} (did you mean {ours!r}?)")
     else:
         raise OptionError(f"{where}: a model yaml needs either base: or backbone: and head:")
