@@ -3,7 +3,7 @@
 GRID and RUNS are those of ``experiments/run.py``, which has trained the row ``stock`` of the grid and one or more of
 ``uncert``, ``gaussian`` and ``border``. On the plain detections of stock and uncert: moments of the DFL distributions,
 the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a share of the side
-of the box; and the Gaussian branch, without and with soft suppression and voting.
+of the box (of border what of it takes one pass); and the Gaussian branch, without and with soft suppression and voting.
 
 Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
 fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
@@ -183,9 +183,12 @@ ALTERNATIVES: dict[str, Method] = {
 FITTED = ("constant", "share of the side")
 """Methods that are nothing before they are scaled."""
 
+ONE_PASS = ("DFL moments", *FITTED)
+"""Alternatives that need no pass but the plain one."""
+
 METHODS: dict[str, dict[str, Method]] = {
     "gaussian": OURS,
-    "border": OURS,
+    "border": {**OURS, **{name: ALTERNATIVES[name] for name in ONE_PASS}},
     "uncert": {**OURS, **ALTERNATIVES},
     "stock": ALTERNATIVES,
 }
