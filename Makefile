@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint types
@@ -24,7 +24,7 @@ bench: $(VENV)/.installed
 	$(if $(STOCK),$(BIN)/python benchmarks/pipeline.py $(STOCK) $(OURS) $(DATA) $(VIDEO))
 
 test: lint types
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, which torch does not do by itself
@@ -87,7 +88,7 @@ QUICK: dict[str, Any] = {
 
 
 class Tiny:
-    """Tiny data sets and trainings, each made once."""
+    """Tiny data sets and trainings, each made once; the models that tests only read, once for all processes."""
 
     models: ClassVar[dict[str, str]] = {
         "detect": "yolov8n-uncert.yaml",
@@ -96,8 +97,8 @@ class Tiny:
         "stock": "yolov8n.yaml",
     }
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, shared: Path) -> None:
+        self.root, self.shared = root, shared
 
     @cache  # noqa: B019  lives as long as the session
     def data(self, task: str) -> Path:
@@ -123,7 +124,13 @@ class Tiny:
         task = "obb" if kind == "obb" else "detect"
         # Without a predicted IoU, whose root lifts low scores, it takes longer until they pass the tests' thresholds.
         longer = {"epochs": 40} if kind == "stock" else {}
-        return Path(self.train(YOLO(self.models[kind]), kind, task, val=kind == "obb", **longer).save_dir)
+        folder, done = self.shared / kind, self.shared / f"{kind}.done"
+        with FileLock(self.shared / f"{kind}.lock"):
+            if not done.exists():
+                options = {"val": kind == "obb", "project": str(self.shared), **longer}
+                self.train(YOLO(self.models[kind]), kind, task, **options)
+                done.touch()
+        return folder
 
     def weights(self, kind: str) -> str:
         """Path of the trained model of that kind."""
@@ -138,4 +145,8 @@ def _set_momentum(model: torch.nn.Module, momentum: float) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return Tiny(tmp_path_factory.mktemp("tiny"))
+    root = tmp_path_factory.mktemp("tiny")
+    parallel = "PYTEST_XDIST_WORKER" in os.environ  # each process has a folder of its own, in one that all share
+    shared = tmp_path_factory.getbasetemp().parent / "trained" if parallel else root / "trained"
+    shared.mkdir(exist_ok=True)
+    return Tiny(root, shared)

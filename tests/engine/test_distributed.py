@@ -8,19 +8,21 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
+TASKS = ("detect", "obb")
 
 
-def run(world: int, weights: Path, data: Path, folder: Path) -> dict[str, float]:
-    """Validate in so many processes and return what the first of them reports."""
+def run(world: int, jobs: list[list[str]]) -> list[dict[str, Any]]:
+    """Validate in so many processes and return what the first of them reports of each job: weights, data, folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
-    command = [sys.executable, str(WORKER), str(weights), str(data), str(folder)]
+    command = [sys.executable, str(WORKER), json.dumps(jobs)]
     ranks = range(world) if world > 1 else [-1]
     workers = [subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in ranks]
     try:
@@ -28,19 +30,24 @@ def run(world: int, weights: Path, data: Path, folder: Path) -> dict[str, float]
     finally:
         for worker in workers:
             worker.kill()
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return [json.loads(Path(folder, "results.json").read_text(encoding="utf-8")) for _, _, folder in jobs]
+
+
+@pytest.fixture(scope="module")
+def reported(tiny, tmp_path_factory):
+    """What one and two processes report of each task; starting them is what takes the time."""
+    results = {}
+    for world in (1, 2):
+        jobs = [[tiny.weights(task), str(tiny.data(task)), str(tmp_path_factory.mktemp(task))] for task in TASKS]
+        results[world] = dict(zip(TASKS, run(world, jobs), strict=True))
+    return results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "task"), [("detect", "detect"), ("obb", "obb")])
-def test_two_processes_report_what_one_does(tiny, tmp_path, kind, task):
-    weights, data = tiny.weights(kind), tiny.data(task)
-    results = {}
-    for world in (1, 2):
-        folder = tmp_path / str(world)
-        folder.mkdir()
-        results[world] = run(world, weights, data, folder)
-    assert results[2]["files"] == results[1]["files"]
-    assert results[2]["images"] == 8
-    assert results[2]["metrics"] == pytest.approx(results[1]["metrics"], rel=1e-6, nan_ok=True)
-    assert results[1]["metrics"]["uncert/nll"] == results[1]["metrics"]["uncert/nll"], "not NaN"
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_report_what_one_does(reported, task):
+    one, two = reported[1][task], reported[2][task]
+    assert two["files"] == one["files"]
+    assert two["images"] == 8
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-6, nan_ok=True)
+    assert one["metrics"]["uncert/nll"] == one["metrics"]["uncert/nll"], "not NaN"
