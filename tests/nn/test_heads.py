@@ -70,6 +70,9 @@ def test_boxes_and_class_logits_equal_the_stock_models_bit_for_bit(build, stock_
         assert torch.equal(mine, theirs)
 
 
+FINER = {"finer": True, "finer_channels": 6, "beside": 0.15}
+"""A border branch whose finer map is mixed at points where few anchors are looked at."""
+
 SECTIONS = [
     (base, task, section)
     for base in BASES
@@ -78,6 +81,10 @@ SECTIONS = [
 ] + [
     ("yolov8n.yaml", "detect", {**WITHOUT_DFL, "border": {"candidates": 5}}),
     ("yolov8n.yaml", "obb", {**WITHOUT_DFL, "border": {"candidates": 5, "beside": 0.15, "turn": True}}),
+    *(
+        (base, "detect", {"gaussian": {"spread": True}, **dfl, "border": FINER})
+        for base, dfl in (("yolov8n.yaml", {"dfl": {}}), ("yolo11n.yaml", {"dfl": {"decode": "peak"}}))
+    ),
 ]
 
 

@@ -217,6 +217,8 @@ class Branched(Detect):
             if "cv_border" in modules:
                 borders = self._look_again(modules["cv_border"], features, preds, finer, positive)
                 features = replace(features, borders=borders)
+                if "grid" in preds and type(self.dfl) is MomentsDFL:  # a file that is traced knows no sizes of levels
+                    features = replace(features, side_var=preds.get("side_var"))
             return {branch.name: branch.forward(m, features) for branch, m in own.items() if m is not None}
 
     def _inference(self, x: dict[str, Any]) -> torch.Tensor:
@@ -292,7 +294,8 @@ class Branched(Detect):
         # The number of anchors of a dynamic file is not known when it is written.
         whole = self.training or self.dynamic or "grid" in preds
         index = None if whole else branch.choose(preds["scores"])
-        return branch.look(modules, features, maps, places, index if positive is None else among_first(positive))
+        index = index if positive is None else among_first(positive)
+        return branch.look(modules, features, maps, places, index, few="grid" in preds)
 
     def _branch_modules(self, prefix: str) -> dict[str, Any]:
         names = [f"cv_{b.name}" for b in getattr(self, "branches", ())]

@@ -19,7 +19,15 @@ from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches import build_branches
 from yolo_uncert.nn.branches.base import Borders, Features, HeadSpec, Places
 from yolo_uncert.nn.branches.border import FARTHEST, LARGE, MOST_TURN, SHARE
-from yolo_uncert.nn.branches.sides import POINTS, at_anchors, at_points, border_points, by_matrix, by_side
+from yolo_uncert.nn.branches.sides import (
+    POINTS,
+    at_anchors,
+    at_points,
+    border_points,
+    by_matrix,
+    by_side,
+    mixed_at_points,
+)
 from yolo_uncert.options import OptionError
 
 SIZE = (64.0, 32.0)
@@ -184,6 +192,12 @@ def test_points_of_maps_by_hand():
     found = at_points(one, points)
     assert found.shape == (1, 4, 2 * POINTS, 1)
     assert_close(found[0, :, :, 0].unflatten(1, (2, POINTS)), in_pixels(points)[0, :, 0].transpose(1, 2))
+
+
+def test_a_map_is_mixed_at_points_as_it_is_everywhere():
+    points = border_points(places_of(9 * torch.rand(2, 4, 7), 30 * torch.rand(2, 7)), 0.15)
+    maps, layer = torch.rand(2, 5, 6, 10), torch.nn.Conv2d(5, 3, 1, bias=False)
+    assert_close(mixed_at_points(layer, maps, points), at_points(layer(maps)[:, None], points))
 
 
 def test_one_map_for_all_sides_is_that_map_for_each():

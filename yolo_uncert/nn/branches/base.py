@@ -100,6 +100,7 @@ class Features:
         around: Tensor[1, 9 * C, 1, N] what the taps of a 3x3 convolution see of hidden, channel by channel,
             at the N anchors that the head runs at; empty where it runs everywhere.
         borders: What the border branch has seen, if there is one.
+        side_var: Tensor[B, 4, A] variances of the side distributions about their means, where they are known already.
     """
 
     hidden: list[torch.Tensor]
@@ -108,6 +109,7 @@ class Features:
     angles: list[torch.Tensor] = field(default_factory=list)
     around: list[torch.Tensor] = field(default_factory=list)
     borders: Borders | None = None
+    side_var: torch.Tensor | None = None
 
     def apart(self) -> Features:
         """Return the same without a gradient to the detector, in float32 at least."""

@@ -15,7 +15,7 @@ from yolo_uncert.config import BorderOptions
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.losses.context import Assignment, LossContext
 from yolo_uncert.nn.branches.base import Borders, Branch, Features, HeadSpec, Places
-from yolo_uncert.nn.branches.sides import POINTS, at_anchors, at_points, border_points, by_side
+from yolo_uncert.nn.branches.sides import POINTS, at_anchors, at_points, border_points, by_side, mixed_at_points
 from yolo_uncert.options import OptionError
 
 SHARE = 0.25
@@ -103,6 +103,8 @@ class BorderBranch(Branch):
         maps: list[torch.Tensor],
         places: Places,
         index: torch.Tensor | None = None,
+        *,
+        few: bool = False,
     ) -> Borders:
         """Read the borders.
 
@@ -112,6 +114,7 @@ class BorderBranch(Branch):
             maps: Tensor[B, C, H, W] finest feature map that the head is given, and the finer one if it is read.
             places: Where the sides are.
             index: Tensor[B, K] of the anchors to look at; None for all.
+            few: Whether the places may be so few that a layer takes less time at their points than everywhere.
         """
         value, centres, side, *_ = modules
         assert isinstance(centres, nn.ModuleList)  # noqa: S101  as built
@@ -121,8 +124,11 @@ class BorderBranch(Branch):
         maps = [x.detach().lerp(x, share) if share < 1 and x.requires_grad else x for x in maps]
         read = at_points(value(maps[0]).unflatten(1, (4, self.options.channels)), points)
         if self.options.finer:
-            finer = modules[-1](maps[1]) if self.options.finer_channels else maps[1]
-            read = torch.cat((read, at_points(finer[:, None], points)), 2)
+            if few and self.options.finer_channels and points[0, ..., 0].numel() < maps[1][0, 0].numel():
+                finer = mixed_at_points(modules[-1], maps[1], points)
+            else:
+                finer = at_points((modules[-1](maps[1]) if self.options.finer_channels else maps[1])[:, None], points)
+            read = torch.cat((read, finer), 2)
         size = (places.sides[:, :2] + places.sides[:, 2:]).repeat(1, 2, 1)
         return Borders(F.silu(by_side(side, read) + centre), size, index, count)
 

@@ -90,7 +90,7 @@ class GaussianBranch(Branch):
         if self.options.detach_features:
             levels = [x.detach() for x in levels]
         if self.options.spread:
-            levels = [torch.cat((x, self._spread(b, x)), 1) for x, b in zip(levels, features.boxes, strict=True)]
+            levels = [torch.cat(pair, 1) for pair in zip(levels, self._spreads(features), strict=True)]
         log_var = flat([conv(x) for conv, x in zip(modules[: len(levels)], levels, strict=True)])
         if (borders := features.borders) is None or not self.border_channels:
             return log_var
@@ -125,10 +125,15 @@ class GaussianBranch(Branch):
         mean = context.mean if self.options.weight == "alignment" else context.plain_mean
         return mean(loss.mean(-1)) * self.options.gain * self._warmup(context.epoch)
 
-    def _spread(self, boxes: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def _spreads(self, features: Features) -> list[torch.Tensor]:
         """Return the log-variances Tensor[B, 4, H, W] of the side distributions, which get no gradient from it."""
-        logits = boxes.detach().unflatten(1, (4, self.spec.reg_max))
-        return moments(logits, dim=2)[1].clamp(min=LEAST_SPREAD).log().to(like.dtype)
+        levels = features.boxes
+        if features.side_var is None:
+            variances = [moments(b.detach().unflatten(1, (4, self.spec.reg_max)), dim=2)[1] for b in levels]
+            return [v.clamp(min=LEAST_SPREAD).log().to(b.dtype) for v, b in zip(variances, levels, strict=True)]
+        spread = features.side_var.clamp(min=LEAST_SPREAD).log().to(levels[0].dtype)
+        sizes = [level[0, 0].numel() for level in levels]
+        return [v.unflatten(2, b.shape[2:]) for v, b in zip(spread.split(sizes, 2), levels, strict=True)]
 
     def _residual(self, context: LossContext) -> torch.Tensor:
         """Return target minus prediction Tensor[P, 4 or 5] per side in grid units, and angle in rad."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,6 +76,21 @@ def by_side(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return out if layer.bias is None else out + layer.bias[:, None].to(out.dtype)
 
 
+def mixed_at_points(layer: Any, maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Run a 1x1 convolution without bias at points: what :func:`at_points` would see of its output everywhere.
+
+    Args:
+        layer: An ``nn.Conv2d``.
+        maps: Tensor[B, C, H, W].
+        points: Tensor[B, 4, K, P, 2] of :func:`border_points`.
+
+    Returns:
+        Tensor[B, 4, C_out * P, K].
+    """
+    read = at_points(maps[:, None], points).unflatten(2, (-1, points.shape[3]))
+    return torch.einsum("oc,bscpk->bsopk", layer.weight.flatten(1), read).flatten(2, 3)
+
+
 def border_points(places: Places, beside: float = 0.0) -> torch.Tensor:
     """Return points along the sides of boxes in the coordinates of ``grid_sample``, -1 to 1 from edge to edge of a map.
 
@@ -86,20 +102,26 @@ def border_points(places: Places, beside: float = 0.0) -> torch.Tensor:
         Tensor[B, 4, A, P, 2]; the sides in the order l, t, r, b, of each side POINTS on it, or as many inside, on and
         outside of it.
     """
-    # In half precision coordinates would be off by up to half a pixel.
+    # In half precision coordinates would be off by up to half a pixel. Autocast computes products of matrices in it.
     dtype = at_least_float32(places.sides)
     sides, anchors = (x.to(dtype) * places.strides for x in (places.sides, places.anchors))
-    left, top, right, bottom = (side[..., None] for side in sides.unbind(1))
-    width, height = left + right, top + bottom
-    rows = (-beside, 0.0, beside) if beside else (0.0,)
-    out = torch.tensor(rows, device=left.device, dtype=left.dtype).repeat_interleave(POINTS)
-    part = ((torch.arange(POINTS, device=left.device, dtype=left.dtype) + 0.5) / POINTS).repeat(len(rows))
-    across, down = width * part - left, height * part - top
-    x = torch.stack((-left - width * out, across, right + width * out, across), 1)
-    y = torch.stack((down, -top - height * out, down, bottom + height * out), 1)
+    first, second = sides.unflatten(1, (2, 2)).transpose(1, 2)[:, :, :, None].unbind(2)  # l and r, t and b
+    of_first, of_second = torch.tensor(_shares(beside), dtype=dtype, device=sides.device).unbind(-1)
+    x, y = (of_first[..., None] * first + of_second[..., None] * second).unbind(1)
     if places.angle is not None:
-        angle = places.angle.to(dtype)[..., None]
+        angle = places.angle.to(dtype)
         cos, sin = angle.cos(), angle.sin()
         x, y = x * cos - y * sin, x * sin + y * cos
     ends = zip((x, y), anchors.unbind(1), places.extent, strict=True)
-    return torch.stack([(c + a[:, None, :, None]) * (2 / n) - 1 for c, a, n in ends], -1)
+    points = torch.stack([(c + a[:, None]) * (2 / n) - 1 for c, a, n in ends], -1)
+    return points.unflatten(1, (4, -1)).transpose(2, 3)
+
+
+@cache
+def _shares(beside: float) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """Return how much of l and r the x of each point is, and of t and b its y: [2, 4 P, 2], the sides one by one."""
+    rows = (-beside, 0.0, beside) if beside else (0.0,)
+    along = [((i + 0.5) / POINTS - 1, (i + 0.5) / POINTS) for _ in rows for i in range(POINTS)]
+    before = [(-1 - out, -out) for out in rows for _ in range(POINTS)]
+    behind = [(out, 1 + out) for out in rows for _ in range(POINTS)]
+    return (*before, *along, *behind, *along), (*along, *before, *along, *behind)
