@@ -42,6 +42,12 @@ def _no_network() -> Any:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_in_fixtures() -> None:
+    """What a module's fixtures compute is compared with what its tests do."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Tensors are tiny, and results are compared bit for bit: how a sum is split among threads depends on the load.

@@ -376,7 +376,7 @@ def test_a_failure_leaves_the_head_as_it_was(border_models, images, monkeypatch)
     model.predict(images["detect"][0], **QUIET)
     head = head_of(model.predictor.model)
 
-    def fail(*args):
+    def fail(*args, **kwargs):
         seen.append(head.least_score)
         raise RuntimeError("no memory")
 

@@ -40,9 +40,9 @@ def step(build, make_batch):
 def test_a_step_is_that_of_looking_everywhere(step, monkeypatch, base, task):
     looked, look = [], BorderBranch.look
 
-    def noted(self, modules, features, maps, places, index=None):
+    def noted(self, modules, features, maps, places, index=None, **how):
         looked.append(index.shape[1])
-        return look(self, modules, features, maps, places, index)
+        return look(self, modules, features, maps, places, index, **how)
 
     monkeypatch.setattr(BorderBranch, "look", noted)
     items, gradients = step(base, task)
