@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -117,7 +116,6 @@ def border_points(places: Places, beside: float = 0.0) -> torch.Tensor:
     return points.unflatten(1, (4, -1)).transpose(2, 3)
 
 
-@cache
 def _shares(beside: float) -> tuple[tuple[tuple[float, float], ...], ...]:
     """Return how much of l and r the x of each point is, and of t and b its y: [2, 4 P, 2], the sides one by one."""
     rows = (-beside, 0.0, beside) if beside else (0.0,)
