@@ -14,7 +14,7 @@ from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.modules.head import OBB, OBB26, Detect
 
 from yolo_uncert.nn import places
-from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.nn.branches import BRANCHES, border
 from yolo_uncert.nn.branches.dfl import MomentsDFL
 from yolo_uncert.nn.heads import STOCK_TO_UNCERT, UncertDetect, UncertOBB, UncertOBB26
 from yolo_uncert.options import OptionError
@@ -103,6 +103,7 @@ def test_anchors_that_may_count_predict_the_same_alone_and_the_others_are_zero(
     counts = best > head.least_score
     for worth in (0, 10**12):  # layers at places, and layers everywhere of which places are taken
         monkeypatch.setattr(places, "WORTH", worth)
+        monkeypatch.setattr(border, "DEAR", worth)
         some, raw = model(images)
         assert "parts" in raw.get("one2many", raw)
         torch.testing.assert_close(some.mT[counts], whole.mT[counts], rtol=1e-4, atol=1e-4)

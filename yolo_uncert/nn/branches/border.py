@@ -30,6 +30,9 @@ MOST_TURN = math.pi / 4
 LARGE = 20
 """Of large images one anchor in so many is looked at again, however few candidates are asked for: more is in them."""
 
+DEAR = 4
+"""At a point alone the mixing of the finer map takes the time of about so many places of it."""
+
 INIT_STD = 1e-3
 """Standard deviation of the last layer's initial weights: boxes start where the detector puts them."""
 
@@ -124,7 +127,7 @@ class BorderBranch(Branch):
         maps = [x.detach().lerp(x, share) if share < 1 and x.requires_grad else x for x in maps]
         read = at_points(value(maps[0]).unflatten(1, (4, self.options.channels)), points)
         if self.options.finer:
-            if few and self.options.finer_channels and points[0, ..., 0].numel() < maps[1][0, 0].numel():
+            if few and self.options.finer_channels and DEAR * points[0, ..., 0].numel() < maps[1][0, 0].numel():
                 finer = mixed_at_points(modules[-1], maps[1], points)
             else:
                 finer = at_points((modules[-1](maps[1]) if self.options.finer_channels else maps[1])[:, None], points)
