@@ -33,7 +33,9 @@ Work = Callable[[torch.Tensor], Any]
 
 
 def costs(file: Path, ours: dict[str, list[Path]], options: dict[str, Any]) -> dict[str, float]:
-    """Return the median time per image of each method, as a share of the stock model's; from the file if it is there.
+    """Return the time of each method as a share of the stock model's; from the file if it is there.
+
+    It is the median of the shares, each of the same image moments apart: what slows a shared machine down lasts longer.
 
     Args:
         file: CSV of the times.
@@ -45,11 +47,18 @@ def costs(file: Path, ours: dict[str, list[Path]], options: dict[str, Any]) -> d
         images = sorted(image_files(options["data"], options["split"]))
         images = images[:: max(1, len(images) // IMAGES)][:IMAGES]
         times = in_turns(works(ours, images[0], options), images, options["imgsz"])
-        lines = [[name, *(f"{1e3 * t:.3f}" for t in np.percentile(of, (50, 10, 90)))] for name, of in times.items()]
-        write(file, [["work", "median_ms", "p10_ms", "p90_ms"], *lines])
+        lines = [
+            [name, *(f"{1e3 * t:.3f}" for t in np.percentile(of, (50, 10, 90))), f"{share(of, times['stock']):.4f}"]
+            for name, of in times.items()
+        ]
+        write(file, [["work", "median_ms", "p10_ms", "p90_ms", "share"], *lines])
     with file.open(encoding="utf-8", newline="") as stream:
-        medians = {line["work"]: float(line["median_ms"]) for line in csv.DictReader(stream)}
-    return {name: median / medians["stock"] for name, median in medians.items()}
+        return {line["work"]: float(line["share"]) for line in csv.DictReader(stream)}
+
+
+def share(of: list[float], base: list[float]) -> float:
+    """Return the median of times over those of other work on the same images."""
+    return float(np.median(np.divide(of, base)))
 
 
 def image_files(data: str, split: str) -> list[Path]:

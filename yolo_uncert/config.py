@@ -103,6 +103,11 @@ class IoUAwareOptions:
 
     gain: float = option(1.0, "Weight of the loss term.", low=0.0)
     grad_target: bool = option(False, "Let the gradient flow through the IoU target into the box.")
+    reads: str = option(
+        "neighbours",
+        "Beside the features of an anchor: those of its neighbours, or what the border branch has seen (less time).",
+        choices=("neighbours", "border"),
+    )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ SECTIONS = [
 ] + [
     ("yolov8n.yaml", "detect", {**WITHOUT_DFL, "border": {"candidates": 5}}),
     ("yolov8n.yaml", "obb", {**WITHOUT_DFL, "border": {"candidates": 5, "beside": 0.15, "turn": True}}),
+    *(("yolo11n.yaml", task, {"iou_aware": {"reads": "border"}, "border": FINER}) for task in ("detect", "obb")),
     *(
         (base, "detect", {"gaussian": {"spread": True}, **dfl, "border": FINER})
         for base, dfl in (("yolov8n.yaml", {"dfl": {}}), ("yolo11n.yaml", {"dfl": {"decode": "peak"}}))

@@ -10,8 +10,9 @@ from torchvision.ops import box_iou
 from ultralytics.utils.metrics import probiou
 
 from yolo_uncert.losses.overlap import positives_iou
-from yolo_uncert.nn.branches.base import Features
+from yolo_uncert.nn.branches.base import Borders, Features
 from yolo_uncert.nn.branches.iou_aware import conv_of_taps, narrow_conv
+from yolo_uncert.options import OptionError
 
 PRED = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
 TRUTH = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 4.0], [5.0, 5.0, 6.0, 6.0]])
@@ -65,6 +66,59 @@ def test_it_trains_the_shared_features(make_branch):
     assert torch.equal(branch.decode({"iou_aware": raw}, None), raw.sigmoid())
     raw.sum().backward()
     assert hidden.grad.any()
+
+
+@pytest.fixture
+def reader(make_branch):
+    """A branch beside a border branch of 8 channels, which it reads."""
+
+    def make(rate=3.0):
+        branch = make_branch("iou_aware", reads="border")
+        branch.join({"iou_aware": branch, "border": make_branch("border", hidden=2, lr_mult=rate)})
+        return branch
+
+    return make
+
+
+def test_it_reads_what_the_border_branch_has_seen_instead_of_the_neighbours(reader):
+    branch = reader()
+    assert not branch.reads_around
+    layer, border = modules = branch.build()
+    assert layer.kernel_size == (1, 1)
+    border.weight.data = torch.arange(8.0).view(1, 8, 1)
+    hidden, seen = torch.randn(1, 8, 1, 3, requires_grad=True), torch.randn(1, 8, 2, requires_grad=True)
+    borders = Borders(seen, torch.ones(1, 4, 2), torch.tensor([[2, 0]]), 3)
+    raw = branch.forward(modules, Features([hidden], [], borders=borders))
+    own = layer.weight[0, :, 0, 0] @ hidden[0, :, 0] + layer.bias
+    torch.testing.assert_close(
+        raw[0, 0], own + torch.stack((seen[0].T[1], seen.new_zeros(8), seen[0].T[0])) @ border.weight[0, :, 0]
+    )
+    raw.sum().backward()
+    torch.testing.assert_close(seen.grad[0], torch.arange(8.0)[:, None].expand(8, 2))
+    assert hidden.grad.any()
+
+
+@pytest.mark.parametrize(("rate", "rates"), [(3.0, {1.0: 2, 3.0: 1}), (1.0, {1.0: 3})])
+def test_what_reads_the_borders_learns_like_their_branch(reader, rate, rates):
+    branch = reader(rate)
+    assert {r: len(parameters) for r, parameters in branch.rates(branch.build()).items()} == rates
+
+
+def test_without_a_border_branch_there_is_none_to_read(build):
+    with pytest.raises(OptionError, match="iou_aware: reads: border needs a border branch"):
+        build("yolov8n.yaml", "detect", {"iou_aware": {"reads": "border"}})
+
+
+@pytest.mark.parametrize("base", ["yolo11n.yaml", "yolo26n.yaml"])
+@pytest.mark.parametrize("task", ["detect", "obb"])
+def test_a_training_step_reaches_all_that_reads_the_borders(build, make_batch, base, task):
+    model = build(base, task, {"iou_aware": {"reads": "border"}, "border": {}}).train()
+    model.loss(make_batch(task))[0].sum().backward()
+    head = model.model[-1]
+    readers = [head.cv_iou_aware, *([head.one2one_cv_iou_aware] if "26" in base else [])]
+    for *levels, border in readers:
+        assert border.weight.grad.abs().sum() > 0
+        assert any(level.weight.grad.abs().sum() > 0 for level in levels)
 
 
 @pytest.mark.parametrize("logit", [-1e4, 1e4])

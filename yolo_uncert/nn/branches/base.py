@@ -144,14 +144,12 @@ class Branch:
         field: Name of its field in :mod:`yolo_uncert.schema`, or "" if it adds no channel.
         loss_item: Name of its loss in the progress bar and results.csv, or "" if it has none.
         replaces: Stock loss item that its loss stands in for, or "".
-        reads_around: Whether it reads the hidden features next to an anchor, too.
         teaches: What of it changes the training of the detector's own output, other than by the features that it reads.
     """
 
     name: ClassVar[str]
     options_class: ClassVar[type[Any]]
     field: ClassVar[str] = ""
-    reads_around: ClassVar[bool] = False
     teaches: str = ""
     loss_item: str = ""
     replaces: str = ""
@@ -168,6 +166,11 @@ class Branch:
         """
         self.options = options
         self.spec = spec
+
+    @property
+    def reads_around(self) -> bool:
+        """Whether it reads the hidden features next to an anchor, too."""
+        return False
 
     def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
         """Return the parameters of the branch's modules by their learning rate over that of the model."""

@@ -12,31 +12,68 @@ from yolo_uncert.config import IoUAwareOptions
 from yolo_uncert.losses.context import LossContext
 from yolo_uncert.losses.overlap import positives_iou
 from yolo_uncert.nn.branches.base import Branch, Decoded, Features, flat
+from yolo_uncert.nn.branches.border import INIT_STD, BorderBranch
+from yolo_uncert.options import OptionError
 
 
 class IoUAwareBranch(Branch):
-    """Predicted IoU (Wu et al., arXiv 1912.05992): one 3x3 convolution beside the box output, sigmoid."""
+    """Predicted IoU (Wu et al., arXiv 1912.05992): one 3x3 convolution beside the box output, sigmoid.
+
+    With ``reads: border`` the convolution is 1x1, and what a border branch has seen along the sides is read with it:
+    how well they fit shows there, and the box branch need not run next to the anchors that count.
+    """
 
     name = "iou_aware"
     options_class = IoUAwareOptions
     field = "iou_aware"
     loss_item = "iou_loss"
-    reads_around = True
     options: IoUAwareOptions
+    border_channels: int = 0
+    border_rate: float = 1.0
+
+    @property
+    def reads_around(self) -> bool:
+        """Whether it reads the hidden features next to an anchor, too."""
+        return self.options.reads == "neighbours"
 
     def join(self, others: dict[str, Branch]) -> None:
-        """Note whether the boxes learn from the overlap."""
+        """Note whether the boxes learn from the overlap, and learn of a border branch if it is to be read."""
         self.teaches = "grad_target: true" if self.options.grad_target else ""
+        if self.reads_around:
+            return
+        if not isinstance(border := others.get("border"), BorderBranch):
+            raise OptionError("reads: border needs a border branch, of which there is none")
+        self.border_channels, self.border_rate = border.channels, border.options.lr_mult
+
+    def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
+        """Return the parameters by rate; what reads the border branch learns like that branch."""
+        levels = len(self.spec.hidden)
+        rates = {1.0: list(modules[:levels].parameters())}
+        if self.border_channels:
+            rates.setdefault(self.border_rate, []).extend(modules[levels:].parameters())
+        return rates
 
     def build(self) -> nn.ModuleList:
-        """Return one 3x3 convolution per level on the hidden features of the box branch."""
-        return nn.ModuleList(nn.Conv2d(c, 1, 3, padding=1) for c in self.spec.hidden)
+        """Return one convolution per level on the hidden features of the box branch, and last that on the borders."""
+        size = 3 if self.reads_around else 1
+        modules = nn.ModuleList(nn.Conv2d(c, 1, size, padding=size // 2) for c in self.spec.hidden)
+        if self.border_channels:
+            border = nn.Conv1d(self.border_channels, 1, 1, bias=False)
+            nn.init.normal_(border.weight, std=INIT_STD)
+            modules.append(border)
+        return modules
 
     def forward(self, modules: nn.ModuleList, features: Features) -> torch.Tensor:
         """Return the IoU logits Tensor[B, 1, A]."""
         if features.around:
             return flat([conv_of_taps(conv, x) for conv, x in zip(modules, features.around, strict=True)])
-        return flat([narrow_conv(conv, x) for conv, x in zip(modules, features.hidden, strict=True)])
+        if self.reads_around:
+            return flat([narrow_conv(conv, x) for conv, x in zip(modules, features.hidden, strict=True)])
+        *levels, border = modules
+        borders = features.borders
+        assert borders is not None  # noqa: S101  the head looks before it runs the branches
+        logits = flat([conv(x) for conv, x in zip(levels, features.hidden, strict=True)])
+        return logits + borders.among_all(border(borders.seen))
 
     def decode(self, raw: dict[str, torch.Tensor], decoded: Decoded) -> torch.Tensor:
         """Return the predicted IoU Tensor[B, 1, A] in [0, 1]."""
