@@ -33,7 +33,7 @@ Work = Callable[[torch.Tensor], Any]
 
 
 def costs(file: Path, ours: dict[str, list[Path]], options: dict[str, Any]) -> dict[str, float]:
-    """Return the time of each method as a share of the stock model's; from the file if it is there.
+    """Return the time of each method as a share of the stock model's; from the file if it has the same models.
 
     It is the median of the shares, each of the same image moments apart: what slows a shared machine down lasts longer.
 
@@ -43,17 +43,23 @@ def costs(file: Path, ours: dict[str, list[Path]], options: dict[str, Any]) -> d
             so that all do the same work, less the branches.
         options: ``data``, ``split`` and ``imgsz``.
     """
-    if not file.is_file():
+    known = read_shares(file)
+    if not {f"{row}: Gaussian branch" for row in ours} <= known.keys():
         images = sorted(image_files(options["data"], options["split"]))
         images = images[:: max(1, len(images) // IMAGES)][:IMAGES]
         times = in_turns(works(ours, images[0], options), images, options["imgsz"])
-        lines = [
-            [name, *(f"{1e3 * t:.3f}" for t in np.percentile(of, (50, 10, 90))), f"{share(of, times['stock']):.4f}"]
-            for name, of in times.items()
-        ]
+        known = {name: share(of, times["stock"]) for name, of in times.items()}
+        lines = [[n, *(f"{1e3 * t:.3f}" for t in np.percentile(times[n], (50, 10, 90))), known[n]] for n in times]
         write(file, [["work", "median_ms", "p10_ms", "p90_ms", "share"], *lines])
+    return known
+
+
+def read_shares(file: Path) -> dict[str, float]:
+    """Return the shares in a file of times; nothing if there is none, or one of an earlier version without them."""
+    if not file.is_file():
+        return {}
     with file.open(encoding="utf-8", newline="") as stream:
-        return {line["work"]: float(line["share"]) for line in csv.DictReader(stream)}
+        return {line["work"]: float(line["share"]) for line in csv.DictReader(stream) if "share" in line}
 
 
 def share(of: list[float], base: list[float]) -> float:

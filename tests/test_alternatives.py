@@ -289,6 +289,16 @@ def test_extents_by_hand(scripts):
     np.testing.assert_allclose(scripts.alternatives.extents(np.array([[1.0, 2, 11, 6]])), [[10, 4, 10, 4]])
 
 
+def test_a_share_is_of_the_same_image_and_what_an_earlier_version_wrote_is_timed_again(scripts, tmp_path):
+    assert scripts.cost.share([2.0, 30.0, 5.0], [1.0, 10.0, 5.0]) == 2.0, "where the medians are 5 and 5"
+    file = tmp_path / "cost.csv"
+    assert scripts.cost.read_shares(file) == {}
+    file.write_text("work,median_ms\nstock,3.0\n")
+    assert scripts.cost.read_shares(file) == {}
+    file.write_text("work,median_ms,share\nstock,3.0,1.0\nTTA,18.1,6.25\n")
+    assert scripts.cost.read_shares(file) == {"stock": 1.0, "TTA": 6.25}
+
+
 def test_the_costs_of_oriented_boxes(scripts, tiny, monkeypatch):
     """The stock suppression knows the angle from the classes: what it times is what the stock model finds."""
     image = sorted((tiny.data("obb").parent / "images" / "val").iterdir())[0]

@@ -48,7 +48,9 @@ class GaussianOptions:
 class BorderOptions:
     """Options of the border branch (BorderDet, Qiu et al., ECCV 2020, arXiv 2007.11056)."""
 
-    refine: bool = option(True, "Move the sides by what is seen there; False: only the gaussian branch reads it.")
+    refine: bool = option(
+        True, "Move the sides by what is seen there; False: only branches that read it, such as gaussian, know."
+    )
     gain: float = option(1.0, "Weight of the loss term relative to the stock box loss.", low=0.0)
     channels: int = option(16, "Channels that are read at each point.", low=1)
     hidden: int = option(32, "Hidden channels for each side.", low=1)

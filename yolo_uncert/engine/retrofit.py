@@ -60,7 +60,7 @@ def check_outputs(head: Any) -> None:
     if "border" in names and names["border"].options.refine:
         LOGGER.warning(
             "retrofit: the branch border moves the boxes, so they will not be those of the detector; with border: "
-            "{refine: false} only sigma reads the borders"
+            "{refine: false} only sigma, or a predicted IoU, reads the borders"
         )
     if joined := [name for name in ("iou_aware", "quality") if name in names]:
         LOGGER.warning(

@@ -15,7 +15,8 @@ def positives_iou(context: LossContext, *, differentiable: bool = False) -> torc
     Args:
         context: One training step.
         differentiable: Keep the gradient to the predicted boxes. The exact IoU of oriented boxes has none here, so
-            probIoU takes its place then, which also is what the stock box loss optimises.
+            probIoU takes its place then, which is what the stock box loss optimises (there with a floor under boxes far
+            smaller than a cell).
 
     Returns:
         Tensor[P] in [0, 1].

@@ -336,11 +336,13 @@ def test_what_cannot_be_is_refused(task, options, message):
 
 def test_what_nobody_reads_is_refused(build):
     with pytest.raises(OptionError, match=r"uncertainty.border: refine: false leaves the boxes, and there"):
-        build("yolov8n.yaml", "detect", {"dfl": {}, "border": {"refine": False}})
+        build("yolov8n.yaml", "detect", {"iou_aware": {}, "border": {"refine": False}})
+    build("yolov8n.yaml", "detect", {"iou_aware": {"reads": "border"}, "border": {"refine": False}})
 
 
 @TASKS
 def test_the_loss_is_that_of_the_stock_boxes(make_branch, make_context, task):
+    """Of oriented boxes without the floor under small ones, see the branch."""
     pred = torch.tensor([[1.0, 2, 9, 12], [0.0, 0, 4, 4]])
     target = torch.tensor([[2.0, 2, 10, 10], [0.0, 1, 5, 4]])
     if task == "obb":

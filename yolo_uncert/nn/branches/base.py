@@ -172,6 +172,11 @@ class Branch:
         """Whether it reads the hidden features next to an anchor, too."""
         return False
 
+    @property
+    def reads_border(self) -> bool:
+        """Whether it reads what a border branch has seen, if there is one."""
+        return False
+
     def rates(self, modules: nn.ModuleList) -> dict[float, list[nn.Parameter]]:
         """Return the parameters of the branch's modules by their learning rate over that of the model."""
         return {1.0: list(modules.parameters())}

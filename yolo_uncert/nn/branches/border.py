@@ -70,8 +70,11 @@ class BorderBranch(Branch):
 
     def join(self, others: dict[str, Branch]) -> None:
         """Refuse to look at what nobody asks for."""
-        if not self.options.refine and "gaussian" not in others:
-            raise OptionError("refine: false leaves the boxes, and there is no gaussian branch to read what is seen")
+        if not self.options.refine and not any(branch.reads_border for branch in others.values()):
+            raise OptionError(
+                "refine: false leaves the boxes, and there is no branch to read what is seen: gaussian, or iou_aware "
+                "with reads: border"
+            )
 
     @property
     def channels(self) -> int:
@@ -173,7 +176,12 @@ class BorderBranch(Branch):
         return replace(assignment, pred_boxes=moved, stock_boxes=assignment.pred_boxes)
 
     def loss(self, context: LossContext) -> torch.Tensor:
-        """Return the loss of the stock boxes, CIoU or probIoU, of the moved ones."""
+        """Return the loss of the stock boxes, CIoU or probIoU, of the moved ones.
+
+        ProbIoU is taken as published (Llerena et al., arXiv 2106.06072), without the floor that Ultralytics gives the
+        covariances in its training: what it bounds, gradients at boxes far smaller than a cell, are bounded here by how
+        far a side moves and by the clipping of the branches' own gradient.
+        """
         pred, target = context.pred_boxes, context.target_boxes
         overlap = bbox_iou(pred, target, xywh=False, CIoU=True) if context.task == "detect" else probiou(pred, target)
         return context.mean(1 - overlap.squeeze(-1)) * context.hyp.box * self.options.gain

@@ -50,6 +50,11 @@ class GaussianBranch(Branch):
         if isinstance(options.label_std, list) and len(options.label_std) != spec.nc:
             raise OptionError(f"label_std has {len(options.label_std)} values for {spec.nc} classes (nc of the yaml)")
 
+    @property
+    def reads_border(self) -> bool:
+        """Whether it reads what a border branch has seen: always."""
+        return True
+
     def join(self, others: dict[str, Branch]) -> None:
         """Learn of a border branch, whose features are read too."""
         if isinstance(border := others.get("border"), BorderBranch):

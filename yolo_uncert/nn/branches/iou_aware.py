@@ -36,6 +36,11 @@ class IoUAwareBranch(Branch):
         """Whether it reads the hidden features next to an anchor, too."""
         return self.options.reads == "neighbours"
 
+    @property
+    def reads_border(self) -> bool:
+        """Whether it reads what the border branch has seen."""
+        return not self.reads_around
+
     def join(self, others: dict[str, Branch]) -> None:
         """Note whether the boxes learn from the overlap, and learn of a border branch if it is to be read."""
         self.teaches = "grad_target: true" if self.options.grad_target else ""
