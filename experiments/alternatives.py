@@ -3,7 +3,8 @@
 GRID and RUNS are those of ``experiments/run.py``, which has trained the row ``stock`` of the grid and one or more of
 ``uncert``, ``gaussian`` and ``border``. On the plain detections of stock and uncert: moments of the DFL distributions,
 the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a share of the side
-of the box (of border what of it takes one pass); and the Gaussian branch, without and with soft suppression and voting.
+of the box (of border what of it takes one pass); and both the DFL moments and the Gaussian branch with soft suppression
+and voting, too.
 
 Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
 fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
@@ -40,6 +41,8 @@ from yolo_uncert.functional.scoring import nll
 
 TUNE = "val"
 """Split that everything is fitted on."""
+
+VOTED = {"suppress": "soft", "var_vote": True}
 
 COVERAGE = ("coverage50", "coverage68", "coverage90", "coverage95")
 
@@ -101,8 +104,11 @@ class Source:
         return replace(sample, residual=sample.residual - self.matched(mean_box(passes, boxes) - boxes, split))
 
     def predicted(self, split: str, source: str, rule: str) -> Sample:
-        """Return what the model itself predicts, after one of the rules of suppression of the grid."""
-        matches = self._look(split, **{**self.rules[rule], "sigma_source": source}).matches
+        """Return what the model itself predicts, after one of the rules of suppression of the grid.
+
+        A grid without votes for its stock models has the default vote here.
+        """
+        matches = self._look(split, **{**self.rules.get(rule, VOTED), "sigma_source": source}).matches
         return Sample(matches.residual, matches.sigma, halves(matches.files, matches.image))
 
     def sample(self, split: str, sigma: Array) -> Sample:
@@ -171,6 +177,7 @@ OURS: dict[str, Method] = {
 
 ALTERNATIVES: dict[str, Method] = {
     "DFL moments": moments,
+    "DFL moments, soft + vote": lambda source, split: source.predicted(split, "dfl", "soft + vote"),
     "TTA": lambda source, split: source.spread_of("tta", split),
     "TTA, mean box": lambda source, split: source.spread_of("tta", split, mean=True),
     "MC-dropout": lambda source, split: source.spread_of("dropout", split),
@@ -183,7 +190,7 @@ ALTERNATIVES: dict[str, Method] = {
 FITTED = ("constant", "share of the side")
 """Methods that are nothing before they are scaled."""
 
-ONE_PASS = ("DFL moments", *FITTED)
+ONE_PASS = ("DFL moments", "DFL moments, soft + vote", *FITTED)
 """Alternatives that need no pass but the plain one."""
 
 METHODS: dict[str, dict[str, Method]] = {

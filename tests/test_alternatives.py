@@ -223,8 +223,8 @@ def test_all_methods_on_tiny_models_and_nothing_twice(scripts, grid, runs, monke
     scripts.alternatives.main(str(grid), str(runs), "rates=0.1,0.2")
     with (runs / "tiny" / "alternatives.csv").open(encoding="utf-8") as stream:
         lines = list(csv.DictReader(stream))
-    # of each seed: 8 + 6 methods with three scalings, and two of either model with two
-    assert len(lines) == 2 * ((8 + 6) * 3 + 4 * 2)
+    # of each seed: 9 + 7 methods with three scalings, and two of either model with two
+    assert len(lines) == 2 * ((9 + 7) * 3 + 4 * 2)
     assert all(np.isfinite(float(line["nll"])) and int(line["n"]) > 0 for line in lines)
     assert all(
         float(line["sharpness"]) == 0 for line in lines if (line["method"], line["scaling"]) == ("ensemble", "raw")
@@ -232,10 +232,12 @@ def test_all_methods_on_tiny_models_and_nothing_twice(scripts, grid, runs, monke
     assert all(float(line["sharpness"]) > 0 for line in lines if line["method"] == "TTA"), "the mirrored pass differs"
     dropped = [line for line in lines if line["method"] == "MC-dropout"]
     assert all(float(line["sharpness"]) > 0 and line["rate"] in {"0.1", "0.2"} for line in dropped)
+    voted = [line for line in lines if line["model"] == "stock" and line["method"].endswith("vote")]
+    assert voted, "what the vote gains is not the branches'"
     same = {line["n"] for line in lines if line["model"] == "uncert" and not line["method"].endswith("vote")}
     assert len(same) == 1, "all methods but the vote speak of the same boxes"
     table = _table(capsys.readouterr().out)
-    assert table.count("| uncert: ") - 2 == 10, "and two rows of the costs"
+    assert table.count("| uncert: ") - 2 == 11, "and two rows of the costs"
     monkeypatch.setattr(scripts.alternatives, "YOLO", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(scripts.cost, "YOLO", lambda *_: pytest.fail("timed again"))
     scripts.alternatives.main(str(grid), str(runs))
