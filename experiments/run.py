@@ -5,8 +5,9 @@ and the rules of suppression that every trained model is evaluated with. A row w
 reads that row's weights with a head of its own. Mistakes are found before the first training (``grid.py``).
 
 Each cell has a folder under OUT (default runs/experiments). What is there is not trained again, whatever its options
-(use another OUT for trials), nor evaluated again unless the options of the rule have changed; an interrupted training
-goes on from its last epoch. Further words are training options of all rows, such as ``device=0`` or ``epochs=1``.
+(use another OUT for trials), nor evaluated again unless the options of the rule have changed, or defaults of this
+package that it leaves as they are; an interrupted training goes on from its last epoch. Further words are training
+options of all rows, such as ``device=0`` or ``epochs=1``.
 ``table.md`` and ``table.csv`` are written after every cell.
 """
 
@@ -17,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from yolo_uncert import YOLO
 from yolo_uncert.files import replacing
 from yolo_uncert.functional.residuals import rank_correlation
 from yolo_uncert.options import OptionError
+from yolo_uncert.run_options import RunOptions
 
 AP_COLUMNS = {"AP50": 0, "AP75": 5, "AP85": 7, "AP90": 8}
 SIGMA_COLUMNS = {
@@ -85,9 +88,10 @@ def evaluate(cell: Cell, weights: Path) -> dict[str, dict[str, float]]:
     results, used = (read(cell.folder / name) for name in ("results.json", "rules.json"))
     for name, rule in cell.rules.items():
         options = {**cell.evaluate, **rule}
-        if name not in results or used.get(name) != options:
+        complete = {**asdict(RunOptions()), **options}
+        if name not in results or used.get(name) != complete:
             quiet = {"plots": False, "verbose": False, "project": str(cell.folder), "name": "val", "exist_ok": True}
-            results[name], used[name] = numbers(YOLO(weights).val(**quiet, **options)), options
+            results[name], used[name] = numbers(YOLO(weights).val(**quiet, **options)), complete
             write(cell.folder / "results.json", results)
             write(cell.folder / "rules.json", used)
     return {name: results[name] for name in cell.rules}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,6 +85,17 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
     run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")
     assert (folder / "table.md").read_text(encoding="utf-8").splitlines() == lines
     assert lines[2] in capsys.readouterr().out
+
+
+def test_a_rule_is_evaluated_again_once_a_default_is_another_one(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "YOLO", lambda _: SimpleNamespace(val=lambda **options: asked.append(options)))
+    monkeypatch.setattr(run, "numbers", lambda _: {"AP": float(len(asked))})
+    cell = run.Cell("a", 0, tmp_path, {}, {"vote": {"var_vote": True}}, {"imgsz": 64})
+    assert run.evaluate(cell, tmp_path) == run.evaluate(cell, tmp_path) == {"vote": {"AP": 1.0}}
+    assert "vote_share" not in asked[0], "what is not given is left to the package"
+    monkeypatch.setattr(run, "RunOptions", partial(run.RunOptions, vote_share=0.25))
+    assert run.evaluate(cell, tmp_path) == {"vote": {"AP": 2.0}}
 
 
 def test_an_interrupted_training_goes_on(run, tmp_path, monkeypatch):

@@ -49,11 +49,12 @@ each_yaml = pytest.mark.parametrize("name", NAMES)
 
 
 def test_all_families_tasks_and_branches_are_there():
-    assert len(NAMES) == len(set(NAMES)) == 52
+    assert len(NAMES) == len(set(NAMES)) == 56
     everywhere = {"gaussian", "iou-aware", "kld", "uncert", "border"}
     for family in ("yolo11", "yolov8", "yolov5", "yolo26"):
         for variant in everywhere | (set() if family == "yolo26" else {"dfl", "gfl"}):
             assert {f"{family}-{variant}.yaml", f"{family}-obb-{variant}.yaml"} <= set(NAMES)
+        assert f"{family}-border-detached.yaml" in NAMES, "oriented ones have that under the name border"
 
 
 @each_yaml
