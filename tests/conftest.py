@@ -133,7 +133,8 @@ class Tiny:
         folder, done = self.shared / kind, self.shared / f"{kind}.done"
         with FileLock(self.shared / f"{kind}.lock"):
             if not done.exists():
-                options = {"val": kind == "obb", "project": str(self.shared), **longer}
+                # Without a validation in between the last epoch is the best; writing each takes as long as training it.
+                options = {"val": kind == "obb", "save": kind == "obb", "project": str(self.shared), **longer}
                 self.train(YOLO(self.models[kind]), kind, task, **options)
                 done.touch()
         return folder
