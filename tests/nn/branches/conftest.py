@@ -11,7 +11,7 @@ import torch
 
 from yolo_uncert.losses.context import Assignment, LossContext
 from yolo_uncert.nn.branches import BRANCHES
-from yolo_uncert.nn.branches.base import HeadSpec
+from yolo_uncert.nn.branches.base import HeadSpec, Places
 from yolo_uncert.options import parse_options
 
 
@@ -55,5 +55,18 @@ def make_branch() -> Callable[..., Any]:
         cls = BRANCHES[name]
         spec = HeadSpec(task, nc, reg_max, (8,), (4,) if task == "obb" else (), 16, 12)
         return cls(parse_options(cls.options_class, options, name), spec)
+
+    return make
+
+
+@pytest.fixture
+def places_of() -> Callable[..., Places]:
+    """Build places in an image of 64 x 32 pixels from sides and anchors in pixels."""
+
+    def make(
+        sides: torch.Tensor, anchors: torch.Tensor, angle: torch.Tensor | None = None, stride: float = 4.0
+    ) -> Places:
+        strides = torch.full((1, 1, sides.shape[2]), stride)
+        return Places(sides / stride, anchors[None] / stride, strides, angle, (64.0, 32.0))
 
     return make

@@ -17,16 +17,12 @@ from ultralytics.utils.metrics import bbox_iou, probiou
 from yolo_uncert import YOLO
 from yolo_uncert.functional.boxes import rbox_to_sides, sides_to_rbox
 from yolo_uncert.nn.branches import build_branches
-from yolo_uncert.nn.branches.base import Borders, Features, HeadSpec, Places
+from yolo_uncert.nn.branches.base import Borders, Features, HeadSpec
 from yolo_uncert.nn.branches.border import FARTHEST, LARGE, MOST_TURN, SHARE
 from yolo_uncert.nn.branches.sides import (
     POINTS,
-    at_anchors,
     at_points,
     border_points,
-    by_matrix,
-    by_side,
-    mixed_at_points,
 )
 from yolo_uncert.options import OptionError
 
@@ -52,60 +48,6 @@ def movers(modules):
 EXTENT = pytest.mark.parametrize("options", [lambda _: {}, full], ids=["plain", "full"])
 
 
-def places_of(sides, anchors, angle=None, stride=4.0):
-    """Places from pixels."""
-    return Places(sides / stride, anchors[None] / stride, torch.full((1, 1, sides.shape[2]), stride), angle, SIZE)
-
-
-def in_pixels(points):
-    return (points + 1) / 2 * torch.tensor(SIZE)
-
-
-def test_points_of_a_horizontal_box_by_hand():
-    # The box from (16, 10) to (28, 18): a sixth of its width is 2 px, of its height 4 / 3.
-    points = border_points(places_of(SIDES, ANCHOR))
-    assert points.shape == (1, 4, 1, POINTS, 2)
-    x, y = [18.0, 22, 26], [10 + 4 / 3, 14, 18 - 4 / 3]
-    expected = [[[16, v] for v in y], [[v, 10] for v in x], [[28, v] for v in y], [[v, 18] for v in x]]
-    assert_close(in_pixels(points)[0, :, 0], torch.tensor(expected))
-
-
-def test_points_beside_the_sides_by_hand():
-    # A quarter of the box is 3 px of its width, 2 px of its height.
-    points = in_pixels(border_points(places_of(SIDES, ANCHOR), 0.25))[0, :, 0].unflatten(1, (3, POINTS))
-    on = in_pixels(border_points(places_of(SIDES, ANCHOR)))[0, :, 0]
-    for side, out in enumerate([(-3.0, 0), (0, -2), (3, 0), (0, 2)]):
-        for row, step in enumerate([-1, 0, 1]):
-            assert_close(points[side, row], on[side] + step * torch.tensor(out))
-
-
-@pytest.mark.parametrize("beside", [0.0, 0.15])
-def test_points_of_oriented_boxes_lie_along_their_sides(beside):
-    generator = torch.Generator().manual_seed(0)
-    sides, angle = 9 * torch.rand(2, 4, 50, generator=generator), 3 * torch.rand(2, 1, 50, generator=generator) - 1
-    anchors = 20 * torch.rand(2, 50, generator=generator)
-    points = in_pixels(border_points(places_of(sides, anchors, angle), beside))
-    count = points.shape[3]
-    boxes = sides_to_rbox(anchors.T.expand(2, -1, -1), sides.transpose(1, 2), angle[:, 0])
-    # Seen from a point of a side, that side is at a distance of 0 or, from inside, of a share of the box, negative from
-    # outside; the two next to it are 1, 3 and 5 sixths away.
-    distances = rbox_to_sides(points, boxes[:, None, :, None].expand(-1, 4, -1, count, -1))
-    part = ((torch.arange(POINTS) + 0.5) / POINTS).repeat(count // POINTS)
-    inside = torch.tensor([beside, 0, -beside] if beside else [0.0]).repeat_interleave(POINTS)
-    for side in range(4):
-        found, other = distances[:, side], (side + 1) % 2
-        across = (found[..., side] + found[..., (side + 2) % 4]) * inside
-        assert_close(found[..., side], across, atol=2e-5, rtol=1e-5)
-        whole = found[..., other] + found[..., other + 2]
-        assert_close(found[..., other], whole * part, atol=2e-5, rtol=1e-5)
-
-
-def test_an_angle_of_zero_is_the_horizontal_box():
-    sides, anchors = torch.rand(1, 4, 9), torch.rand(2, 9)
-    level = border_points(places_of(sides, anchors, torch.zeros(1, 1, 9)))
-    assert torch.equal(border_points(places_of(sides, anchors)), level)
-
-
 @pytest.fixture
 def reader(make_branch):
     """Branch and modules that pass on what is read: one channel, one hidden channel for each point."""
@@ -124,7 +66,7 @@ def look(reader, finest, places, scores=None):
     return branch.look(modules, features, [finest], places, scores if scores is None else branch.choose(scores))
 
 
-def test_each_side_reads_its_own_channels_at_its_points(reader):
+def test_each_side_reads_its_own_channels_at_its_points(reader, places_of):
     # Cell i of a map of stride 8 has its centre at 8 i + 4; the map holds the place itself, 100 more for each side.
     x, y = (torch.arange(8) * 8.0 + 4).expand(4, 8), (torch.arange(4) * 8.0 + 4)[:, None].expand(4, 8)
     finest = torch.stack((x, y + 100, x + 200, x + 300))[None]
@@ -134,7 +76,7 @@ def test_each_side_reads_its_own_channels_at_its_points(reader):
     assert borders.size[0, :, 0].tolist() == [3.0, 2, 3, 2], "12 and 8 px in grid units of 4"
 
 
-def test_outside_of_the_image_the_edge_is_read(reader):
+def test_outside_of_the_image_the_edge_is_read(reader, places_of):
     finest = torch.rand(1, 4, 5, 5)
     # In a map of 5 x 5 the last centres are at 0.9 of the image.
     outside, last = (places_of(torch.zeros(1, 4, 1), torch.tensor(SIZE)[:, None] * k) for k in (1.4, 0.9))
@@ -142,7 +84,7 @@ def test_outside_of_the_image_the_edge_is_read(reader):
 
 
 @TASKS
-def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
+def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task, places_of):
     finest, angle = torch.rand(2, 4, 5, 5), torch.rand(2, 1, 5) if task == "obb" else None
     places = places_of(9 * torch.rand(2, 4, 5), 30 * torch.rand(2, 5), angle)
     scores = torch.zeros(2, 3, 5)
@@ -158,57 +100,16 @@ def test_the_best_candidates_are_looked_at_and_the_others_stay(reader, task):
     assert torch.equal(whole.among_all(whole.seen), whole.seen)
 
 
-def test_of_large_images_more_is_looked_at(reader):
+def test_of_large_images_more_is_looked_at(reader, places_of):
     anchors = 3 * LARGE
     scores, places = torch.rand(1, 2, anchors), places_of(torch.rand(1, 4, anchors), torch.rand(2, anchors))
     index = look(reader, torch.rand(1, 4, 5, 5), places, scores).index
     assert index.shape == (1, 3), "2 are asked for"
 
 
-def test_layers_at_some_anchors_are_those_of_all():
-    layers = nn.ModuleList(nn.Conv2d(3, 5, 1) for _ in range(3))
-    levels = [torch.randn(2, 3, size, size + 1) for size in (8, 4, 2)]
-    every = at_anchors(layers, levels, None)
-    assert_close(every[:, :, 72:92], layers[1](levels[1]).flatten(2))
-    ends = torch.tensor([0, 71, 72, 91, 92, 97])  # the first and last of each level
-    index = torch.stack((ends, ends.flip(0)))
-    picked = at_anchors(layers, levels, index)
-    for image, places in enumerate(index):
-        assert_close(picked[image], every[image][:, places])
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_products_of_matrices_are_the_convolutions(bias):
-    grouped, x = nn.Conv1d(12, 20, 1, groups=4, bias=bias), torch.randn(2, 12, 7)
-    assert_close(by_side(grouped, x.unflatten(1, (4, -1))), grouped(x))
-    whole = nn.Conv2d(12, 5, 1)
-    assert_close(by_matrix(whole, x), whole(x[..., None])[..., 0])
-
-
-def test_points_of_maps_by_hand():
-    # On a map whose cells hold their place a point reads where it lies.
-    x, y = (torch.arange(8) * 8.0 + 4).expand(4, 8), (torch.arange(4) * 8.0 + 4)[:, None].expand(4, 8)
-    points, one = border_points(places_of(SIDES, ANCHOR)), torch.stack((x, y))[None, None]
-    found = at_points(one, points)
-    assert found.shape == (1, 4, 2 * POINTS, 1)
-    assert_close(found[0, :, :, 0].unflatten(1, (2, POINTS)), in_pixels(points)[0, :, 0].transpose(1, 2))
-
-
-def test_a_map_is_mixed_at_points_as_it_is_everywhere():
-    points = border_points(places_of(9 * torch.rand(2, 4, 7), 30 * torch.rand(2, 7)), 0.15)
-    maps, layer = torch.rand(2, 5, 6, 10), torch.nn.Conv2d(5, 3, 1, bias=False)
-    assert_close(mixed_at_points(layer, maps, points), at_points(layer(maps)[:, None], points))
-
-
-def test_one_map_for_all_sides_is_that_map_for_each():
-    places = places_of(9 * torch.rand(2, 4, 7), 30 * torch.rand(2, 7), torch.rand(2, 1, 7))
-    one, points = torch.rand(2, 1, 3, 6, 10), border_points(places)
-    assert_close(at_points(one, points), at_points(one.expand(-1, 4, -1, -1, -1), points))
-
-
 @FINER
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_a_share_of_the_gradient_reaches_the_shared_maps(make_branch, share, finer):
+def test_a_share_of_the_gradient_reaches_the_shared_maps(make_branch, share, finer, places_of):
     torch.manual_seed(0)
     maps, hidden = [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)][: 1 + finer], torch.rand(1, 8, 1, 1)
     whole, part = (make_branch("border", channels=1, hidden=1, grad_finest=s, finer=finer) for s in (1.0, share))
@@ -227,7 +128,7 @@ def test_a_share_of_the_gradient_reaches_the_shared_maps(make_branch, share, fin
 
 @EXTENT
 @TASKS
-def test_gradient_of_what_is_seen(make_branch, task, options):
+def test_gradient_of_what_is_seen(make_branch, task, options, places_of):
     torch.manual_seed(0)
     branch = make_branch("border", task, channels=1, hidden=1, **options(task))
     modules = branch.build().double().eval()
@@ -278,14 +179,6 @@ def test_boxes_turn_about_their_anchor(make_branch, make_context):
     assert growth.grad[0].ne(0).all()
 
 
-def test_half_precision_finds_the_same_points():
-    sides, anchors, angle = 2000 * torch.rand(1, 4, 99), torch.arange(198.0).view(2, 99), torch.rand(1, 1, 99)
-    places = places_of(sides.half().float(), anchors, angle.half().float(), stride=32.0)
-    half = Places(places.sides.half(), places.anchors.half(), places.strides.half(), angle.half(), SIZE)
-    exact = Places(*(x.half().float() for x in (places.sides, places.anchors, places.strides, angle)), SIZE)
-    assert torch.equal(border_points(half), border_points(exact))
-
-
 @TASKS
 def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_boxes(make_branch, make_context, task):
     box = torch.tensor([[5.0, 6, 12, 8, 0.3]]) if task == "obb" else torch.tensor([[1.0, 2, 9, 12]])
@@ -302,7 +195,7 @@ def test_a_box_loss_that_stands_in_for_the_stock_one_trains_the_detectors_own_bo
 
 @pytest.mark.parametrize("beside", [0.0, 0.25])
 @pytest.mark.parametrize("reduced", [0, 3])
-def test_a_finer_map_is_read_behind_the_finest(make_branch, reduced, beside):
+def test_a_finer_map_is_read_behind_the_finest(make_branch, reduced, beside, places_of):
     branch = make_branch("border", channels=2, hidden=1, finer=True, finer_channels=reduced, beside=beside)
     modules, places = branch.build().eval(), places_of(SIDES, ANCHOR)
     features, maps = Features([torch.rand(1, 8, 1, 1)], [], []), [torch.rand(1, 16, 4, 4), torch.rand(1, 12, 8, 8)]
