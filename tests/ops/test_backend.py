@@ -23,6 +23,11 @@ VOTES = (
 )
 
 
+def said(*command: str, **environment: str) -> str:
+    run = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return run.stderr
+
+
 @pytest.mark.parametrize(("method", "vote"), list(itertools.product(METHODS, VOTES)))
 @pytest.mark.parametrize("kind", ["dense", "flat", "identical", "oriented", "unknown angle"])
 @pytest.mark.parametrize("with_variances", [True, False])
@@ -72,18 +77,39 @@ def test_without_numba_torch_computes_and_says_so_once(without_numba, caplog) ->
         warm_up("numba")
 
 
-def test_importing_the_library_imports_no_compiler() -> None:
-    code = "import sys, yolo_uncert.ops; sys.exit('numba' in sys.modules or 'triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_a_start_imports_no_compiler_and_nothing_large_that_few_runs_need() -> None:
+    large = {"numba", "triton", "torchvision", "matplotlib", "polars", "scipy.stats", "scipy.optimize", "scipy.sparse"}
+    code = f"import sys, yolo_uncert.cli; sys.exit(' '.join({large} & sys.modules.keys()) or None)"
+    assert said(sys.executable, "-c", code) == ""
+
+
+KERNELS = """
+from numba import types
+from yolo_uncert.ops.compiling import array, entry
+
+
+@entry(array(types.float64, 1))
+def total(values):
+    return values.sum()
+
+
+@entry(types.int64)
+def twice(number):
+    return 2 * number
+"""
+"""Entries like those of the package, which take half a minute to compile."""
 
 
 @pytest.mark.slow
 def test_compilation_is_announced_and_then_cached(tmp_path) -> None:
-    code = "from yolo_uncert.ops import warm_up; warm_up()"
-    said = []
-    for _ in range(2):
-        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        said.append(run.stderr)
-    assert said[0].count("compiling the CPU kernels of yolo_uncert.ops") == 1
-    assert said[1] == ""
+    file = tmp_path / "kernels.py"
+    file.write_text(KERNELS, encoding="utf-8")
+    first, again = (said(sys.executable, str(file), NUMBA_CACHE_DIR=str(tmp_path / "cache")) for _ in range(2))
+    assert first.count("compiling the CPU kernels of yolo_uncert.ops") == 1
+    assert again == ""
+
+
+@pytest.mark.slow
+def test_the_kernels_are_cached() -> None:
+    warm_up()
+    assert said(sys.executable, "-c", "from yolo_uncert.ops import warm_up; warm_up()") == ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 from scipy.special import ndtri
 
 from yolo_uncert.functional.records import Floats
@@ -182,7 +182,7 @@ def _monotone(size: Floats, sigma: Floats, power: int) -> tuple[Floats, Floats]:
     # A bin begins at the first of equal sigmas: a map cannot take two values there.
     starts = np.unique(np.searchsorted(sigma, sigma[::BIN][: max(len(sigma) // BIN, 1)]))
     count = np.diff(starts, append=len(sigma))
-    fit = isotonic_regression(np.add.reduceat(size, starts) / count, weights=count)
+    fit = scipy.optimize.isotonic_regression(np.add.reduceat(size, starts) / count, weights=count)
     blocks = fit.blocks[:-1]
     x = np.array([np.median(part) for part in np.split(sigma, starts[blocks][1:])])
     return x, np.maximum(fit.x[blocks] ** (1 / power), FACTOR_MIN * x)

@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
+import scipy
 from scipy.special import ndtr
 
 from yolo_uncert.functional.records import Floats, Integers
@@ -116,7 +116,7 @@ def image_pdq(
             boxes[detection], sigma[detection], [windows[i] for i in objects], shape
         )
     quality = np.sqrt(spatial * label)
-    pairs = linear_sum_assignment(quality, maximize=True)
+    pairs = scipy.optimize.linear_sum_assignment(quality, maximize=True)
     found = quality[pairs] > 0
     tp = int(found.sum())
     return PdqSums(

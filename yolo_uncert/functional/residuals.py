@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import spearmanr
+import scipy
 
 SIGMA_MIN = 1e-3
 """Smallest standard deviation (pixels or rad) that enters a likelihood: below it one box would outweigh all others."""
@@ -19,4 +19,4 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     a, b = np.ravel(a), np.ravel(b)
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(spearmanr(a, b).statistic)
+    return float(scipy.stats.spearmanr(a, b).statistic)

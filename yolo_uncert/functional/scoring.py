@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from yolo_uncert.functional.records import Floats
 from yolo_uncert.functional.residuals import SIGMA_MIN
@@ -83,7 +83,7 @@ def energy_score(residual: Floats, sigma: Floats, samples: int = 1000, seed: int
         ValueError: See ``checked``.
     """
     residual, sigma = checked(residual, sigma)
-    draws = ndtri(qmc.Halton(residual.shape[1], seed=seed).random(samples)).T
+    draws = ndtri(scipy.stats.qmc.Halton(residual.shape[1], seed=seed).random(samples)).T
     score = np.empty(len(residual))
     rows = max(1, CHUNK // samples)
     for start in range(0, len(residual), rows):

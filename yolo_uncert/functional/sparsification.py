@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import trapezoid
+import scipy
 
 from yolo_uncert.functional.records import Floats
 
@@ -71,7 +71,7 @@ def ause(error: Floats, sigma: Floats, steps: int = 20) -> float:
         ValueError: See ``sparsification``.
     """
     curves = sparsification(error, sigma, steps)
-    return float(trapezoid(curves.by_sigma - curves.oracle, curves.fraction))
+    return float(scipy.integrate.trapezoid(curves.by_sigma - curves.oracle, curves.fraction))
 
 
 def _remaining(error: Floats, key: Floats, steps: int) -> Floats:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from yolo_uncert.engine.candidates import Candidates
 from yolo_uncert.engine.postprocess import Detections
@@ -147,8 +146,8 @@ def groups(around: Floats) -> npt.NDArray[np.int64]:
     column, row = first[box, 0] + place % counts[box, 0], first[box, 1] + place // counts[box, 0]
     key = (row - row.min()) * (column.max() - column.min() + 1) + column
     cell = np.unique(key, return_inverse=True)[1].reshape(-1) + len(around)
-    links = coo_matrix((np.ones(len(box), bool), (box, cell)), shape=(cell.max() + 1,) * 2)
-    labels: npt.NDArray[Any] = connected_components(links, directed=False)[1][: len(around)]
+    links = scipy.sparse.coo_matrix((np.ones(len(box), bool), (box, cell)), shape=(cell.max() + 1,) * 2)
+    labels: npt.NDArray[Any] = scipy.sparse.csgraph.connected_components(links, directed=False)[1][: len(around)]
     return np.unique(labels, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import box_iou
+from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert.functional.residuals import rank_correlation
 from yolo_uncert.ops.matching import greedy_match
