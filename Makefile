@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types
+.PHONY: help demo test bench lint types kernels
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -23,7 +23,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/suppression.py
 	$(if $(STOCK),$(BIN)/python benchmarks/pipeline.py $(STOCK) $(OURS) $(DATA) $(VIDEO))
 
-test: lint types
+# Types and kernels side by side, since each keeps one core busy.
+test: lint
+	@$(MAKE) --no-print-directory --jobs=$(JOBS) types kernels
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.installed-dev
@@ -33,12 +35,17 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+# Compiled once and kept in numba's cache, so that the processes of the tests do not compile them side by side.
+kernels: $(VENV)/.installed-dev
+	@$(BIN)/python -c 'from yolo_uncert.ops import warm_up; warm_up()'
+
 # The pip of the environment, not its python: where ensurepip is missing, venv fails after it has made the latter.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo "Python 3.10 or newer is needed; name one with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) \
 		|| { echo "$(PYTHON) cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --upgrade pip || true # old ones take twice as long to choose versions
 
 $(VENV)/.installed: EXTRA :=
 $(VENV)/.installed-dev: EXTRA := [dev]
@@ -46,5 +53,4 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	$(INSTALL) --editable ".$(EXTRA)"
 	@$(BIN)/python -c 'import cv2' \
 		|| { echo "OpenCV lacks a system library (Debian, Ubuntu: apt install libgl1 libglib2.0-0)" >&2; exit 1; }
-	@$(BIN)/python -c 'from yolo_uncert.ops import warm_up; warm_up()' # compiles the CPU kernels, once
 	@touch $@

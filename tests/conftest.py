@@ -134,7 +134,7 @@ class Tiny:
         with FileLock(self.shared / f"{kind}.lock"):
             if not done.exists():
                 # Without a validation in between the last epoch is the best; writing each takes as long as training it.
-                options = {"val": kind == "obb", "save": kind == "obb", "project": str(self.shared), **longer}
+                options = {"val": False, "save": False, "project": str(self.shared), **longer}
                 self.train(YOLO(self.models[kind]), kind, task, **options)
                 done.touch()
         return folder

@@ -217,7 +217,8 @@ def test_all_methods_on_tiny_models_and_nothing_twice(scripts, grid, runs, monke
         (scripts.alternatives, "TUNE", "train"),  # the tiny data have no third split
         (scripts.alternatives, "SCALES", (1.0,)),
         (scripts.alternatives, "PASSES", 3),
-        (scripts.cost, "ROUNDS", 1),
+        *((scripts.cost, name, 1) for name in ("ROUNDS", "WARM_UP", "PASSES")),
+        (scripts.cost, "IMAGES", 4),
     ):
         monkeypatch.setattr(module, name, value)
     scripts.alternatives.main(str(grid), str(runs), "rates=0.1,0.2")

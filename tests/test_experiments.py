@@ -134,14 +134,23 @@ def test_table_by_hand(run):
 GRIDS = [file for file in sorted(EXPERIMENTS.glob("*.yaml")) if "rows:" in file.read_text(encoding="utf-8")]
 
 
+@pytest.fixture(scope="module")
+def built():
+    """Models of grids that have been built."""
+    return set()
+
+
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f.stem)
-def test_every_grid_names_models_that_build_and_rules_that_exist(run, file, tmp_path, monkeypatch):
+def test_every_grid_names_models_that_build_and_rules_that_exist(run, file, built, tmp_path, monkeypatch):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     monkeypatch.chdir(EXPERIMENTS.parent)
     for cell in run.cells(content, tmp_path, {}):
         if cell.seed == content["seeds"][0]:
-            assert YOLO(run.model_file(cell, cell.train["model"])).task in ("detect", "obb")
             assert cell.weights in (None, *content["rows"])
+            model = cell.train["model"]
+            if repr(model) not in built:  # grids have rows in common
+                assert YOLO(run.model_file(cell, model)).task in ("detect", "obb")
+                built.add(repr(model))
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f.stem)

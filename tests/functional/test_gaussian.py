@@ -286,11 +286,11 @@ class TestExtremes:
         assert residual.grad.isfinite().all()
 
     @EVERY_KIND
-    def test_regression_nan_after_thousands_of_perfect_steps(self, kind: str) -> None:
+    def test_regression_nan_after_hundreds_of_perfect_steps(self, kind: str) -> None:
         # an unbounded log-variance of a residual that stays 0 runs to -inf, and the first outlier then makes NaN
         log_var = torch.zeros(1, requires_grad=True)
         optimizer = torch.optim.SGD([log_var], lr=1.0)
-        for residual in [0.0] * 2000 + [50.0]:
+        for residual in [0.0] * 500 + [50.0]:
             optimizer.zero_grad()
             loss = loss_of(kind, torch.tensor([residual]), log_var)
             loss.sum().backward()

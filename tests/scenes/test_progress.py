@@ -240,7 +240,7 @@ def test_stamps_hold_all_files_of_a_scene(write_tif, tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
 def test_a_killed_command_goes_on(model_file, tmp_path, caplog):
     scene = tmp_path / "scene.png"
-    cv2.imwrite(str(scene), np.random.default_rng(0).integers(0, 255, (2048, 96, 3), dtype=np.uint8))
+    cv2.imwrite(str(scene), np.random.default_rng(0).integers(0, 255, (1024, 96, 3), dtype=np.uint8))
     words = ["scene", f"model={model_file}", f"source={scene}", *(f"{name}={value}" for name, value in OPTIONS.items())]
     code = "import torch, sys; torch.set_num_threads(1); from yolo_uncert.cli import main; main(sys.argv[1:])"
     out = tmp_path / "out"

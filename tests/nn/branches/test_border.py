@@ -371,7 +371,10 @@ def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, d
     for layer in (*movers(head.cv_border), head.cv_gaussian[-1]):
         nn.init.normal_(layer.weight, std=0.2)
     model.save(tmp_path / "model.pt")
-    file = YOLO(tmp_path / "model.pt").export(format=form, imgsz=64, dynamic=dynamic, device="cpu", verbose=False)
+    options = {"imgsz": 64, "dynamic": dynamic, "device": "cpu", "verbose": False}
+    if dynamic and task == "detect":  # it takes five times as long as the export, and is part of that of obb
+        options["simplify"] = False
+    file = YOLO(tmp_path / "model.pt").export(format=form, **options)
     backend = AutoBackend(file, device=torch.device("cpu"))
     model.model.eval()
     head.dynamic = dynamic  # a dynamic file looks at all anchors
