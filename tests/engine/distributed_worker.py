@@ -25,16 +25,14 @@ def main(jobs: str) -> None:
     """Do all jobs in one process group."""
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank >= 0:
-        dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
     for job in json.loads(jobs):
         validate(*job, rank=rank, world=world)
-    if rank >= 0:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
 def validate(weights: str, data: str, folder: str, *, rank: int, world: int) -> None:
-    """Validate the images of this rank, gather, and write the results of the first rank."""
+    """Validate the images of this rank (-1: alone), gather, and write the results of the first rank."""
     model = YOLO(weights)
     kind = UncertOBBValidator if model.task == "obb" else UncertDetectionValidator
     options = {"data": data, "imgsz": 64, "batch": 2, "plots": False, "rect": False, "pdq": model.task == "detect"}
