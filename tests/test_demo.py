@@ -39,17 +39,21 @@ def test_scenes_with_known_noise(easy, tiny, tmp_path, task):
     assert (folder / "val" / "report.html").is_file()
 
 
-def test_data_of_the_user(easy, tiny, tmp_path):
+def test_data_of_the_user(easy, tiny, tmp_path, monkeypatch):
     command = ["demo", f"data={tiny.data('detect')}", f"out={tmp_path}", *(f"{k}={v}" for k, v in SHORT.items())]
-    earlier = tmp_path / "detect-data"  # whose model is left alone
-    earlier.mkdir()
     assert main(command) == 0
-    folder = tmp_path / "detect-data-2"
+    folder = tmp_path / "detect-data"
     assert (folder / "predictions.jpg").is_file()
     assert (folder / "train" / "weights" / "best.pt").is_file()
     assert not (folder / "scenes").exists()
     assert not (folder / "sigma.png").exists(), "real data have no known noise"
-    assert list(earlier.iterdir()) == []
+
+    def train(_, **options):
+        raise ValueError(options["project"])
+
+    monkeypatch.setattr(module.YOLO, "train", train)
+    with pytest.raises(ValueError, match=r"detect-data-2$"):  # a second run leaves the model of the first one alone
+        demo(data=str(tiny.data("detect")), out=str(tmp_path), **SHORT)
 
 
 def test_first_look_takes_no_training(tmp_path, monkeypatch):

@@ -56,7 +56,8 @@ def run(folder, *command, **environment):
 @pytest.mark.slow
 def test_contract_holds_at_the_lower_end_and_it_trains_validates_and_predicts(lower):
     version, folder = lower
-    smoke = "tests/contract/smoke.py"  # named, because its name is not that of tests that are run otherwise
-    options = ("-m", "not slow", "-p", "no:cacheprovider", "-q")
-    output = run(folder, "-m", "pytest", "tests/contract", smoke, *options, EXPECTED_ULTRALYTICS=version)
+    files = "python_files=test_*.py smoke.py"  # the latter only here: what it trains is trained by other tests as well
+    options = ("-m", "not slow", "-p", "no:cacheprovider", "-q", "-rp", "-o", files)
+    output = run(folder, "-m", "pytest", "tests/contract", *options, EXPECTED_ULTRALYTICS=version)
     assert re.search(r"^\d{2,} passed", output, re.MULTILINE), output
+    assert output.count("PASSED tests/contract/smoke.py::") == 5, output

@@ -8,7 +8,6 @@ import runpy
 import socket
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +50,11 @@ def reports(jobs: list[list[str]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def reported(tiny, tmp_path_factory):
     """What one and two processes report of each task; starting them is what takes the time."""
-    results = {}
-    for world, run in ((1, alone), (2, partial(together, 2))):
-        jobs = [[tiny.weights(task), str(tiny.data(task)), str(tmp_path_factory.mktemp(task))] for task in TASKS]
-        results[world] = dict(zip(TASKS, run(jobs), strict=True))
-    return results
+
+    def jobs():
+        return [[tiny.weights(task), str(tiny.data(task)), str(tmp_path_factory.mktemp(task))] for task in TASKS]
+
+    return {1: dict(zip(TASKS, alone(jobs()), strict=True)), 2: dict(zip(TASKS, together(2, jobs()), strict=True))}
 
 
 @pytest.mark.slow

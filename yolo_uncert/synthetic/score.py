@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ultralytics.utils.metrics import box_iou
 
 from yolo_uncert.functional.residuals import rank_correlation
 from yolo_uncert.ops.matching import greedy_match
@@ -52,6 +51,8 @@ class NoiseScore:
         """
         if not len(boxes) or not truth:
             return
+        from torchvision.ops import box_iou  # not before it is needed: it takes seconds
+
         boxes, cls, std = boxes.cpu(), cls.cpu(), std.cpu()
         true_boxes = torch.tensor([o.true_box for o in truth], dtype=boxes.dtype)
         overlap = (box_iou if boxes.shape[1] == 4 else pairwise_rotated_iou)(boxes, true_boxes)

@@ -372,7 +372,7 @@ def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, d
         nn.init.normal_(layer.weight, std=0.2)
     model.save(tmp_path / "model.pt")
     options = {"imgsz": 64, "dynamic": dynamic, "device": "cpu", "verbose": False}
-    if dynamic and task == "detect":  # it takes five times as long as the export, and is part of that of obb
+    if dynamic and task == "detect":  # onnxslim takes five times as long as the export; the case of obb has it
         options["simplify"] = False
     file = YOLO(tmp_path / "model.pt").export(format=form, **options)
     backend = AutoBackend(file, device=torch.device("cpu"))
