@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cost import costs
+from cost import costs, has_moments
 from grid import Cell, cells, read_grid
 from passes import PASSES, RATES, SCALES, STRIDE, Array, dropout, flipped, mean_box, paired_boxes, spread, validate
 from run import checkpoint, write
@@ -55,12 +55,12 @@ class Source:
         self.rates = rates
         self.facades = [YOLO(trained(c)) for c in (cell, *others)]
         self.options, self.rules = cell.evaluate, cell.rules
-        self.oriented = self.facades[0].task == "obb"
+        self.oriented, self.dfl = self.facades[0].task == "obb", has_moments(self.facades[0])
 
     @cache  # noqa: B019  a source lives as long as its numbers are computed
     def plain(self, split: str) -> Any:
-        """Return the metrics of the plain pass, hard suppression, with the moments of the DFL distributions."""
-        return self._look(split, sigma_source="dfl")
+        """Return the metrics of the plain pass, hard suppression, with the DFL moments of a head that has them."""
+        return self._look(split, sigma_source="dfl" if self.dfl else "none")
 
     @cache  # noqa: B019
     def passes(self, kind: str, split: str) -> Array:
@@ -187,10 +187,13 @@ ALTERNATIVES: dict[str, Method] = {
     "share of the side": share_of_side,
 }
 
+OF_MOMENTS = ("DFL moments", "DFL moments, soft + vote")
+"""Methods that a head without DFL does not have."""
+
 FITTED = ("constant", "share of the side")
 """Methods that are nothing before they are scaled."""
 
-ONE_PASS = ("DFL moments", "DFL moments, soft + vote", *FITTED)
+ONE_PASS = (*OF_MOMENTS, *FITTED)
 """Alternatives that need no pass but the plain one."""
 
 METHODS: dict[str, dict[str, Method]] = {
@@ -214,8 +217,12 @@ def measured(grid: list[Cell], out: Path, rates: Sequence[float] = RATES) -> lis
         done = {(line["model"], line["method"], int(line["seed"])) for line in lines}
         missing = [name for name in METHODS[cell.row] if (cell.row, name, cell.seed) not in done]
         others = [c for c in grid if c.row == cell.row and c.seed != cell.seed]
-        source = Source(cell, others, rates) if missing else None
+        if not missing:
+            continue
+        source = Source(cell, others, rates)
         for name in missing:
+            if name in OF_MOMENTS and not source.dfl:
+                continue
             LOGGER.info(f"\n{cell.row}, seed {cell.seed}: {name}")
             method = METHODS[cell.row][name]
             split, raw = cell.evaluate.get("split", TUNE), name not in FITTED

@@ -78,7 +78,6 @@ def works(ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> 
     ready = {**{k: v for k, v in options.items() if k == "device"}, "imgsz": options["imgsz"], "verbose": False}
     twins = [twin(file) for file in next(iter(ours.values()))]
     plain = [predictor(one, image, **ready, sigma_source="none") for one in twins]
-    moments = predictor(twin(next(iter(ours.values()))[0]), image, **ready, sigma_source="dfl")
     base, oriented = plain[0], twins[0].task == "obb"
     kind = {"nc": len(twins[0].model.names), "rotated": oriented}
     found: dict[str, Work] = {
@@ -88,14 +87,21 @@ def works(ours: dict[str, list[Path]], image: Path, options: dict[str, Any]) -> 
     for row, (first, *_) in ours.items():
         for name, rule in (("", {}), (", soft + vote", {"suppress": "soft", "var_vote": True})):
             found[f"{row}: Gaussian branch{name}"] = partial(detect, predictor(YOLO(first), image, **ready, **rule))
+    if has_moments(twins[0]):
+        moments = predictor(twin(next(iter(ours.values()))[0]), image, **ready, sigma_source="dfl")
+        found["DFL moments"] = partial(detect, moments)
     return {
         **found,
-        "DFL moments": partial(detect, moments),
         "TTA": partial(augmented, base, oriented=oriented),
         "MC-dropout": partial(dropped, base),
         "MC-dropout, head only": partial(dropped_in_head, base),
         "ensemble": partial(ensemble, plain),
     }
+
+
+def has_moments(facade: YOLO) -> bool:
+    """Return whether a detector has side distributions, whose moments are a sigma."""
+    return int(facade.model.model[-1].reg_max) > 1
 
 
 def augmented(base: Any, x: torch.Tensor, *, oriented: bool) -> Array:

@@ -317,6 +317,28 @@ def test_the_costs_of_oriented_boxes(scripts, tiny, monkeypatch):
     assert found["TTA"].shape == found["ensemble"].shape == (len(found["DFL moments"].boxes), 5)
 
 
+def test_a_head_without_dfl_is_measured_without_moments(scripts, tiny, tmp_path, monkeypatch):
+    methods = {name: scripts.alternatives.ALTERNATIVES[name] for name in ("constant", "DFL moments", "TTA")}
+    monkeypatch.setattr(scripts.alternatives, "METHODS", {"stock": methods})
+    monkeypatch.setattr(scripts.alternatives, "SCALES", (1.0,))
+    options = {"data": str(tiny.data("detect")), "imgsz": 64, "split": "train", "device": "cpu", "workers": 0}
+    cell = scripts.grid.Cell("stock", 0, tiny.run("e2e"), {}, {}, options)
+    lines = scripts.alternatives.measured([cell], tmp_path / "alternatives.csv")
+    assert {line["method"] for line in lines} == {"constant", "TTA"}
+    assert all(np.isfinite(line["nll"]) and line["n"] > 0 for line in lines)
+
+
+def test_a_head_without_dfl_is_timed_without_moments(scripts, tiny, monkeypatch):
+    assert scripts.cost.has_moments(YOLO(tiny.weights("detect")))
+    image = sorted((tiny.data("detect").parent / "images" / "val").iterdir())[0]
+    monkeypatch.setattr(scripts.cost, "PASSES", 2)
+    work = scripts.cost.works({"uncert": [tiny.weights("e2e")] * 2}, image, {"imgsz": 64, "device": "cpu"})
+    assert "DFL moments" not in work
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert all(work[name](x) is not None for name in ("stock", "uncert: Gaussian branch", "TTA", "MC-dropout"))
+
+
 def test_oriented_pairs_by_hand(scripts):
     boxes = np.array([[50.0, 50, 40, 20, 0.1], [200, 50, 40, 20, 0.0]])
     others = np.array([[51.0, 50, 20, 40, 0.1 + np.pi / 2], [200, 50, 40, 20, np.pi / 2]])
