@@ -31,7 +31,7 @@ from ultralytics.utils import LOGGER
 
 from yolo_uncert import YOLO
 
-MODEL = "yolov8n-uncert.yaml"
+MODEL = "yolov8n-light.yaml"
 OPTIONS = {"imgsz": 64, "verbose": False, "device": "cpu", "conf": 1e-6, "max_det": 10}
 BITS, BLOCK = 16, 16
 

@@ -1,7 +1,7 @@
 """Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
 
 GRID and RUNS are those of ``experiments/run.py``, which has trained the row ``stock`` of the grid and one or more of
-``uncert``, ``gaussian`` and ``border``. On the plain detections of stock and uncert: moments of the DFL distributions,
+``light``, ``gaussian`` and ``border``. On the plain detections of stock and light: moments of the DFL distributions,
 the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a share of the side
 of the box (of border what of it takes one pass); and both the DFL moments and the Gaussian branch with soft suppression
 and voting, too.
@@ -196,14 +196,17 @@ FITTED = ("constant", "share of the side")
 ONE_PASS = (*OF_MOMENTS, *FITTED)
 """Alternatives that need no pass but the plain one."""
 
+WITH_BORDER = {**OURS, **{name: ALTERNATIVES[name] for name in ONE_PASS}}
+
 METHODS: dict[str, dict[str, Method]] = {
     "gaussian": OURS,
-    "border": {**OURS, **{name: ALTERNATIVES[name] for name in ONE_PASS}},
-    "uncert": {**OURS, **ALTERNATIVES},
+    "uncert": WITH_BORDER,
+    "border": WITH_BORDER,
+    "light": {**OURS, **ALTERNATIVES},
     "stock": ALTERNATIVES,
 }
 
-OF_OURS = ("uncert", "gaussian", "border")
+OF_OURS = ("uncert", "light", "gaussian", "border")
 """Rows with branches; the first one there has the weights of the stock models that are timed."""
 
 

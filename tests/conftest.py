@@ -97,9 +97,9 @@ class Tiny:
     """Tiny data sets and trainings, each made once; the models that tests only read, once for all processes."""
 
     models: ClassVar[dict[str, str]] = {
-        "detect": "yolov8n-uncert.yaml",
-        "obb": "yolov8n-obb-uncert.yaml",
-        "e2e": "yolo26n-uncert.yaml",
+        "detect": "yolov8n-light.yaml",
+        "obb": "yolov8n-obb-light.yaml",
+        "e2e": "yolo26n-light.yaml",
         "stock": "yolov8n.yaml",
     }
 

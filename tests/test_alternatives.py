@@ -186,7 +186,7 @@ def test_table_by_hand(scripts):
 @pytest.fixture
 def grid(tiny, tmp_path):
     """Two models of two seeds."""
-    rows = {"stock": {"model": "yolov8n.yaml"}, "uncert": {"model": "yolov8n-uncert.yaml"}}
+    rows = {"stock": {"model": "yolov8n.yaml"}, "light": {"model": "yolov8n-light.yaml"}}
     content = {
         "data": str(tiny.data("detect")),
         "train": {"imgsz": 64},
@@ -203,7 +203,7 @@ def grid(tiny, tmp_path):
 @pytest.fixture
 def runs(tiny, tmp_path):
     """What ``experiments/run.py`` leaves of the grid, but that both seeds are the same model."""
-    for row, kind in (("stock", "stock"), ("uncert", "detect")):
+    for row, kind in (("stock", "stock"), ("light", "detect")):
         for seed in (0, 1):
             folder = tmp_path / "runs" / "tiny" / f"{row}-s{seed}" / "weights"
             folder.mkdir(parents=True)
@@ -235,10 +235,10 @@ def test_all_methods_on_tiny_models_and_nothing_twice(scripts, grid, runs, monke
     assert all(float(line["sharpness"]) > 0 and line["rate"] in {"0.1", "0.2"} for line in dropped)
     voted = [line for line in lines if line["model"] == "stock" and line["method"].endswith("vote")]
     assert voted, "what the vote gains is not the branches'"
-    same = {line["n"] for line in lines if line["model"] == "uncert" and not line["method"].endswith("vote")}
+    same = {line["n"] for line in lines if line["model"] == "light" and not line["method"].endswith("vote")}
     assert len(same) == 1, "all methods but the vote speak of the same boxes"
     table = _table(capsys.readouterr().out)
-    assert table.count("| uncert: ") - 2 == 11, "and two rows of the costs"
+    assert table.count("| light: ") - 2 == 11, "and two rows of the costs"
     monkeypatch.setattr(scripts.alternatives, "YOLO", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(scripts.cost, "YOLO", lambda *_: pytest.fail("timed again"))
     scripts.alternatives.main(str(grid), str(runs))
@@ -308,7 +308,7 @@ def test_the_costs_of_oriented_boxes(scripts, tiny, monkeypatch):
     asked, nms = [], scripts.cost.non_max_suppression
     monkeypatch.setattr(scripts.cost, "non_max_suppression", lambda *a, **k: asked.append(k) or nms(*a, **k))
     monkeypatch.setattr(scripts.cost, "PASSES", 2)
-    work = scripts.cost.works({"uncert": [tiny.weights("obb")] * 2}, image, {"imgsz": 64, "device": "cpu"})
+    work = scripts.cost.works({"light": [tiny.weights("obb")] * 2}, image, {"imgsz": 64, "device": "cpu"})
     found = {}
     with torch.inference_mode():
         for name, run in work.items():
@@ -332,11 +332,11 @@ def test_a_head_without_dfl_is_timed_without_moments(scripts, tiny, monkeypatch)
     assert scripts.cost.has_moments(YOLO(tiny.weights("detect")))
     image = sorted((tiny.data("detect").parent / "images" / "val").iterdir())[0]
     monkeypatch.setattr(scripts.cost, "PASSES", 2)
-    work = scripts.cost.works({"uncert": [tiny.weights("e2e")] * 2}, image, {"imgsz": 64, "device": "cpu"})
+    work = scripts.cost.works({"light": [tiny.weights("e2e")] * 2}, image, {"imgsz": 64, "device": "cpu"})
     assert "DFL moments" not in work
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert all(work[name](x) is not None for name in ("stock", "uncert: Gaussian branch", "TTA", "MC-dropout"))
+        assert all(work[name](x) is not None for name in ("stock", "light: Gaussian branch", "TTA", "MC-dropout"))
 
 
 def test_oriented_pairs_by_hand(scripts):

@@ -73,7 +73,7 @@ def grid(tiny, tmp_path):
         "evaluate": {"split": "val", "device": "cpu"},
         "seeds": [0, 1],
         "rows": {
-            "uncert": {"model": "yolov8n-uncert.yaml"},
+            "light": {"model": "yolov8n-light.yaml"},
             "stock": {"model": "yolov8n.yaml", "rules": {"hard": {"sigma_source": "dfl"}}},
             "untrained": {"model": "yolov8n.yaml"},
         },
@@ -81,7 +81,7 @@ def grid(tiny, tmp_path):
     }
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
-    for row, kind in (("uncert", "detect"), ("stock", "stock")):
+    for row, kind in (("light", "detect"), ("stock", "stock")):
         for seed in (0, 1):
             folder = tmp_path / "runs" / "tiny" / f"{row}-s{seed}" / "weights"
             folder.mkdir(parents=True)
@@ -91,11 +91,11 @@ def grid(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_has_nothing_to_gain_from_its_double(ceiling, grid, capsys):
-    ceiling.main(str(grid), str(grid.parent / "runs"), "uncert", "stock")
+    ceiling.main(str(grid), str(grid.parent / "runs"), "light", "stock")
     lines = [line.strip("| \n").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     rows = [line for line in lines if len(line) == 8]
     agreement = {line[0]: line[1:3] for line in lines[2:4]}
-    assert agreement == dict.fromkeys(("uncert", "stock"), ["1.000 ± 0.000"] * 2)
+    assert agreement == dict.fromkeys(("light", "stock"), ["1.000 ± 0.000"] * 2)
     for model in agreement:
         hard = {row[2]: [float(x.split(" ")[0]) for x in row[3:]] for row in rows if row[:2] == [model, "hard"]}
         assert hard["2 together"] == hard["one"], "hard suppression removes a box of overlap 1"
@@ -114,8 +114,8 @@ def test_a_grid_that_is_not_trained_is_said(ceiling, grid):
 )
 def test_what_it_cannot_compare_is_said(ceiling, grid, tiny, kind, seeds, message):
     for seed in seeds:
-        shutil.copy(tiny.weights(kind), grid.parent / "runs" / "tiny" / f"uncert-s{seed}" / "weights" / "best.pt")
+        shutil.copy(tiny.weights(kind), grid.parent / "runs" / "tiny" / f"light-s{seed}" / "weights" / "best.pt")
     content = yaml.safe_load(grid.read_text(encoding="utf-8"))
     grid.write_text(yaml.safe_dump({**content, "seeds": seeds}), encoding="utf-8")
     with pytest.raises(SystemExit, match=message):
-        ceiling.main(str(grid), str(grid.parent / "runs"), "uncert")
+        ceiling.main(str(grid), str(grid.parent / "runs"), "light")

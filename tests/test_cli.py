@@ -124,7 +124,7 @@ def test_settings_file_comes_before_the_command_line(tmp_path):
 def test_settings_file_of_a_run_can_be_used_again(tiny):
     mode, options = parse([f"cfg={tiny.run('detect') / 'args.yaml'}", "save_dir=elsewhere"])
     assert mode == "train"
-    assert (options["model"], options["imgsz"], options["save_dir"]) == ("yolov8n-uncert.yaml", 64, "elsewhere")
+    assert (options["model"], options["imgsz"], options["save_dir"]) == ("yolov8n-light.yaml", 64, "elsewhere")
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_defaults_that_are_shown_are_those_that_a_mode_runs_with(tiny, tmp_path,
         used.update(vars(engine.args))
         raise StoppedError
 
-    model = YOLO("yolov8n-uncert.yaml")
+    model = YOLO("yolov8n-light.yaml")
     model.add_callback(event, stop)
     given = {**options, "imgsz": 64, "project": str(tmp_path), "device": "cpu"}
     with pytest.raises(StoppedError):

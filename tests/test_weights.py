@@ -67,12 +67,12 @@ def test_training_is_told_their_file(monkeypatch):
     monkeypatch.setattr(
         "ultralytics.engine.model.Model.train", lambda self, trainer=None, **kwargs: seen.update(kwargs)
     )
-    YOLO("yolov8n-obb-uncert.yaml").train(pretrained="uncert-synthetic-obb-n.pt")
+    YOLO("yolov8n-obb-light.yaml").train(pretrained="uncert-synthetic-obb-n.pt")
     assert seen["pretrained"] == str(find_asset("uncert-synthetic-obb-n.pt", "weights"))
 
 
 def test_another_model_takes_their_weights():
-    model = YOLO("yolov8n-obb-uncert.yaml").load("uncert-synthetic-obb-n.pt")
+    model = YOLO("yolov8n-obb-light.yaml").load("uncert-synthetic-obb-n.pt")
     source = YOLO("uncert-synthetic-obb-n.pt").model.state_dict()
     state = model.model.state_dict()
     assert torch.equal(state["model.0.conv.weight"], source["model.0.conv.weight"].float())

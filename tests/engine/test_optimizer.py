@@ -24,7 +24,7 @@ def trainer_of(model, **args):
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model("yolo26n-uncert.yaml", "detect", nc=2)
+    return build_model("yolo26n-light.yaml", "detect", nc=2)
 
 
 def test_branch_parameters_are_grouped_by_rate(model):

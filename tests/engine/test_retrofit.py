@@ -55,7 +55,7 @@ def test_retrofit_with_a_second_look_at_the_sides(tiny):
 
 def test_retrofit_of_an_end_to_end_model(tiny):
     options = {"pretrained": tiny.weights("e2e"), "retrofit": True}
-    trainer = tiny.train(YOLO("yolo26n-uncert.yaml"), "retrofit-e2e", **options, **ONE)
+    trainer = tiny.train(YOLO("yolo26n-light.yaml"), "retrofit-e2e", **options, **ONE)
     trainable = {n.split(".")[2] for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert trainable == {"cv_gaussian", "cv_iou_aware", "one2one_cv_gaussian", "one2one_cv_iou_aware"}
 
@@ -90,7 +90,7 @@ def test_a_decoding_that_moves_the_boxes_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("data", "options"), [("yolov8n-gaussian.yaml", {}), ("yolov8n-uncert.yaml", {"iou_alpha": 1.0})]
+    ("data", "options"), [("yolov8n-gaussian.yaml", {}), ("yolov8n-light.yaml", {"iou_alpha": 1.0})]
 )
 def test_boxes_and_scores_are_those_of_the_detector(tiny, data, options):
     stock = tiny.weights("stock")
@@ -139,7 +139,7 @@ def test_transfer_is_complete_if_every_class_has_its_scores(tiny, names, fits):
 
 
 def test_frozen_layers_are_everything_but_the_branches():
-    model = build_model("yolo26n-uncert.yaml", "detect", nc=2)
+    model = build_model("yolo26n-light.yaml", "detect", nc=2)
     names = stock_layers(model)
     frozen = {n for n, _ in model.named_parameters() if any(f"model.{layer}." in n for layer in names)}
     own = {id(p) for group in branch_parameters(model).values() for p in group}

@@ -16,7 +16,7 @@ from yolo_uncert.schema import Schema
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model("yolov8n-obb-uncert.yaml", "obb", nc=2)
+    return build_model("yolov8n-obb-light.yaml", "obb", nc=2)
 
 
 def exported(**metadata):

@@ -107,9 +107,9 @@ def test_run_options_are_noted_in_args_yaml(tiny):
 
 def test_misspelt_option_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(OptionError, match=r"train: unknown option 'iou_alfa'.*'iou_alpha'"):
-        YOLO("yolov8n-uncert.yaml").train(data="none.yaml", iou_alfa=0.3, project=str(tmp_path))
+        YOLO("yolov8n-light.yaml").train(data="none.yaml", iou_alfa=0.3, project=str(tmp_path))
     with pytest.raises(OptionError, match="iou_alpha must be at most 1"):
-        YOLO("yolov8n-uncert.yaml").train(data="none.yaml", iou_alpha=3, project=str(tmp_path))
+        YOLO("yolov8n-light.yaml").train(data="none.yaml", iou_alpha=3, project=str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -220,7 +220,7 @@ def weight_files(tiny, tmp_path_factory):
 @pytest.mark.parametrize("start", ["pretrained", "load", "pretrained over a checkpoint"])
 def test_training_starts_from_weights_of_every_format(tiny, weight_files, form, start):
     weights = str(weight_files[form])
-    model = YOLO(tiny.weights("stock") if "checkpoint" in start else "yolov8n-uncert.yaml")
+    model = YOLO(tiny.weights("stock") if "checkpoint" in start else "yolov8n-light.yaml")
     if start == "load":
         assert model.load(weights) is model
     options = {} if start == "load" else {"pretrained": weights}
@@ -250,12 +250,12 @@ def test_training_starts_from_weights_of_every_format(tiny, weight_files, form, 
 def test_what_is_no_file_of_weights_is_refused_at_once(tiny, monkeypatch, pretrained, error, message):
     monkeypatch.setattr(YOLO, "_smart_load", lambda *_: pytest.fail("started"))
     with pytest.raises(error, match=message):
-        YOLO("yolov8n-uncert.yaml").train(data=str(tiny.data("detect")), pretrained=pretrained, **ONE)
+        YOLO("yolov8n-light.yaml").train(data=str(tiny.data("detect")), pretrained=pretrained, **ONE)
 
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_tensors_cannot_start_several_trainings(tiny, weight_files, loaded):
-    model, options = YOLO("yolov8n-uncert.yaml"), {"pretrained": weight_files["npz"]}
+    model, options = YOLO("yolov8n-light.yaml"), {"pretrained": weight_files["npz"]}
     if loaded:
         model.load(options.pop("pretrained"))
     with pytest.raises(OptionError, match=r"with several data sets pretrained= must be a \.pt file"):
@@ -264,7 +264,7 @@ def test_tensors_cannot_start_several_trainings(tiny, weight_files, loaded):
 
 def test_weights_of_another_scale_are_mentioned(tiny, caplog):
     stop = lambda trainer: (_ for _ in ()).throw(InterruptedError)  # noqa: E731
-    for name, said in (("yolov8n-uncert.yaml", False), ("yolov8s-uncert.yaml", True)):
+    for name, said in (("yolov8n-light.yaml", False), ("yolov8s-light.yaml", True)):
         caplog.clear()
         model = YOLO(name)
         model.add_callback("on_pretrain_routine_end", stop)
@@ -274,7 +274,7 @@ def test_weights_of_another_scale_are_mentioned(tiny, caplog):
 
 
 def test_classes_are_chosen_by_name(tiny):
-    trainer = tiny.train(YOLO("yolov8n-uncert.yaml"), "plates", classes="plate", **ONE)
+    trainer = tiny.train(YOLO("yolov8n-light.yaml"), "plates", classes="plate", **ONE)
     assert trainer.args.classes == [1]
     seen = [label["cls"] for label in trainer.train_loader.dataset.labels]
     assert {float(c) for classes in seen for c in classes.ravel()} == {1.0}
@@ -302,7 +302,7 @@ def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatc
 @pytest.mark.parametrize("channels_last", [None, False])
 def test_training_on_a_cpu_takes_channels_last(tiny, channels_last):
     """What the second convolution gets and gives in a step; the checkpoint keeps the usual layout."""
-    model, layouts = YOLO("yolov8n-uncert.yaml"), []
+    model, layouts = YOLO("yolov8n-light.yaml"), []
 
     def watch(trainer):
         trainer.model.model[1].conv.register_forward_hook(lambda _, x, y: layouts.extend([x[0].stride(), y.stride()]))

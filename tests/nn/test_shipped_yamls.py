@@ -50,11 +50,21 @@ each_yaml = pytest.mark.parametrize("name", NAMES)
 
 def test_all_families_tasks_and_branches_are_there():
     assert len(NAMES) == len(set(NAMES)) == 56
-    everywhere = {"gaussian", "iou-aware", "kld", "uncert", "border"}
+    everywhere = {"gaussian", "iou-aware", "kld", "uncert", "light"}
     for family in ("yolo11", "yolov8", "yolov5", "yolo26"):
         for variant in everywhere | (set() if family == "yolo26" else {"dfl", "gfl"}):
             assert {f"{family}-{variant}.yaml", f"{family}-obb-{variant}.yaml"} <= set(NAMES)
-        assert f"{family}-border-detached.yaml" in NAMES, "oriented ones have that under the name border"
+        assert f"{family}-border.yaml" in NAMES
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("-uncert.yaml")])
+def test_the_recommended_ones_look_twice_and_leave_the_detector_alone(name):
+    """The recipe that docs/measured.md reads its goal on."""
+    full = load_model_yaml(SMALLEST[name])
+    assert full["detach"] is True
+    assert {"gaussian", "iou_aware", "border"} <= full["uncertainty"].keys()
+    assert full["uncertainty"]["border"]["finer"]
+    assert full["uncertainty"]["border"].get("turn", False) == ("-obb" in name)
 
 
 @each_yaml

@@ -38,13 +38,13 @@ def own_architecture(head: str = "UncertDetect") -> dict:
 
 
 def test_a_shipped_yaml_is_its_base_with_our_head_and_section():
-    full = load_model_yaml("yolo11s-uncert.yaml")
+    full = load_model_yaml("yolo11s-light.yaml")
     base = YAML.load(STOCK / "11" / "yolo11.yaml")
     assert full["head"][-1] == [*base["head"][-1][:2], "UncertDetect", base["head"][-1][3]]
     assert full["head"][:-1] == base["head"][:-1]
     assert full["backbone"] == base["backbone"]
     assert full["scale"] == "s"
-    assert full["yaml_file"] == "yolo11s-uncert.yaml"
+    assert full["yaml_file"] == "yolo11s-light.yaml"
     assert full["uncertainty"] == {"gaussian": {}, "dfl": {}, "iou_aware": {}}
     assert "base" not in full
 

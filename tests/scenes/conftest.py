@@ -112,5 +112,5 @@ def model_file(tmp_path_factory):
     """Checkpoint of an untrained model, the same each time; nobody writes to it."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    YOLO("yolov8n-obb-uncert.yaml").save(path)
+    YOLO("yolov8n-obb-light.yaml").save(path)
     return path

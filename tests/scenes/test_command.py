@@ -19,7 +19,7 @@ def picture(tmp_path):
 
 
 def command(source, out, *more):
-    return ["scene", "model=yolov8n-obb-uncert.yaml", f"source={source}", "tile=64", "overlap=32", f"out={out}", *more]
+    return ["scene", "model=yolov8n-obb-light.yaml", f"source={source}", "tile=64", "overlap=32", f"out={out}", *more]
 
 
 def test_scene_writes_its_files(picture, tmp_path, caplog):
@@ -35,7 +35,7 @@ def test_scene_writes_its_files(picture, tmp_path, caplog):
 
 
 def test_wrong_usage(picture, tmp_path, caplog):
-    assert main(["scene", "model=yolov8n-uncert.yaml"]) == USAGE_ERROR
+    assert main(["scene", "model=yolov8n-light.yaml"]) == USAGE_ERROR
     assert main(command(tmp_path / "nowhere.tif", tmp_path)) == USAGE_ERROR
     assert main(command(picture, tmp_path, "overlap=64")) == USAGE_ERROR
     assert main(command(picture, tmp_path, "overlp=3")) == USAGE_ERROR

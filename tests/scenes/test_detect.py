@@ -106,7 +106,7 @@ def test_a_scene_without_objects(rectangles, look_at, blank_scene):
     assert [result.geojson(layer=layer)["features"] for layer in ("boxes", "sigma")] == [[], []]
 
 
-@pytest.fixture(scope="module", params=["yolov8n-uncert.yaml", "yolov8n-obb-uncert.yaml"])
+@pytest.fixture(scope="module", params=["yolov8n-light.yaml", "yolov8n-obb-light.yaml"])
 def model(request):
     import torch
 
@@ -143,7 +143,7 @@ def test_several_tiles_of_a_real_model(model):
 
 def test_an_end_to_end_head():
     image = np.random.default_rng(0).integers(0, 255, (64, 100, 3), dtype=np.uint8)
-    result = detect_scene(YOLO("yolo26n-uncert.yaml"), image, tile=64, overlap=32, conf=1e-6, device="cpu")
+    result = detect_scene(YOLO("yolo26n-light.yaml"), image, tile=64, overlap=32, conf=1e-6, device="cpu")
     assert len(result) > 0
 
 

@@ -144,7 +144,7 @@ def test_another_model_or_scene_starts_over(model_file, picture, stopped, monkey
             detect_scene(model_file, picture, out=stopped, **OPTIONS)
     assert "another run: source was" in caplog.text
     other = stopped / "other.pt"
-    YOLO("yolov8n-obb-uncert.yaml").save(other)
+    YOLO("yolov8n-obb-light.yaml").save(other)
     with monkeypatch.context() as patch:
         seen = stop_at(patch, None)
         detect_scene(other, picture, out=stopped, **OPTIONS)
@@ -197,9 +197,9 @@ def test_hashes_of_models(model_file, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(model_file.read_bytes())
     assert model_digest(YOLO(copy)) == model_digest(YOLO(model_file))
-    first = YOLO("yolov8n-uncert.yaml")
+    first = YOLO("yolov8n-light.yaml")
     assert model_digest(first) == model_digest(first)
-    assert model_digest(first) != model_digest(YOLO("yolov8n-uncert.yaml")), "other weights"
+    assert model_digest(first) != model_digest(YOLO("yolov8n-light.yaml")), "other weights"
 
 
 def test_stamps_of_scenes(tmp_path):

@@ -179,9 +179,9 @@ def test_refusals(tiny, weights, tmp_path, monkeypatch):
             YOLO(weights("detect")).calibrate(out=tmp_path / "file" / "x.pt", **data)
         (tmp_path / "file").unlink()
     with pytest.raises(OptionError, match=r"a calibration is stored in a checkpoint, give a trained \.pt file"):
-        YOLO("yolov8n-uncert.yaml").calibrate(**data)
+        YOLO("yolov8n-light.yaml").calibrate(**data)
     with pytest.raises(OptionError, match=r"give a trained \.pt file"):
-        YOLO("yolov8n-uncert.yaml").load(weights("detect")).calibrate(**data)
+        YOLO("yolov8n-light.yaml").load(weights("detect")).calibrate(**data)
     with pytest.raises(SyntaxError, match="methd"):
         YOLO(weights("detect")).calibrate(methd="isotonic", **data)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["detect.pt", "stock.pt"], "nothing was written"
