@@ -55,7 +55,7 @@ class BorderOptions:
     channels: int = option(16, "Channels that are read at each point.", low=1)
     hidden: int = option(32, "Hidden channels for each side.", low=1)
     candidates: int = option(
-        1000, "Anchors, the best by class score, that are looked at again; of large images 5 % of all anchors.", low=1
+        500, "Anchors, the best by class score, that are looked at again; of large images 5 % of all anchors.", low=1
     )
     lr_mult: float = option(3.0, "Learning rate of the branch over that of the model.", low=0.0)
     finer: bool = option(False, "Also read the backbone's map of twice the resolution of the head's finest one.")

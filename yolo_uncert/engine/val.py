@@ -60,12 +60,12 @@ class _UncertValidator(DetectionValidator):
         self.metrics.prefixes = sigma_prefixes(self.schema, self.args.sigma_source)
 
     def _compare_origin(self) -> None:
-        """Warn where a calibration is about to be measured on the images that it was fitted to."""
+        """Warn where a calibration may be about to be measured on the images that it was fitted to: names are alike."""
         origin = self.calibration.origin if self.calibration else {}
         if origin and (origin["data"], origin["split"]) == (Path(str(self.args.data)).name, self.args.split):
             LOGGER.warning(
-                f"the model was calibrated on these images ({origin['data']}, split={origin['split']}): coverage and "
-                "calibration error are better than on others; measure on another split"
+                f"the model was calibrated on {origin['data']}, split={origin['split']}. If that is this data set, "
+                "coverage and calibration error are better than on other images: measure on another split"
             )
 
     def _compare_names(self, model: Any) -> None:

@@ -31,16 +31,16 @@ def in_pixels(points):
 def test_points_of_a_horizontal_box_by_hand(places_of):
     # The box from (16, 10) to (28, 18): a sixth of its width is 2 px, of its height 4 / 3.
     points = border_points(places_of(SIDES, ANCHOR))
-    assert points.shape == (1, 4, 1, POINTS, 2)
+    assert points.shape == (1, 4, POINTS, 1, 2)
     x, y = [18.0, 22, 26], [10 + 4 / 3, 14, 18 - 4 / 3]
     expected = [[[16, v] for v in y], [[v, 10] for v in x], [[28, v] for v in y], [[v, 18] for v in x]]
-    assert_close(in_pixels(points)[0, :, 0], torch.tensor(expected))
+    assert_close(in_pixels(points)[0, :, :, 0], torch.tensor(expected))
 
 
 def test_points_beside_the_sides_by_hand(places_of):
     # A quarter of the box is 3 px of its width, 2 px of its height.
-    points = in_pixels(border_points(places_of(SIDES, ANCHOR), 0.25))[0, :, 0].unflatten(1, (3, POINTS))
-    on = in_pixels(border_points(places_of(SIDES, ANCHOR)))[0, :, 0]
+    points = in_pixels(border_points(places_of(SIDES, ANCHOR), 0.25))[0, :, :, 0].unflatten(1, (3, POINTS))
+    on = in_pixels(border_points(places_of(SIDES, ANCHOR)))[0, :, :, 0]
     for side, out in enumerate([(-3.0, 0), (0, -2), (3, 0), (0, 2)]):
         for row, step in enumerate([-1, 0, 1]):
             assert_close(points[side, row], on[side] + step * torch.tensor(out))
@@ -52,13 +52,13 @@ def test_points_of_oriented_boxes_lie_along_their_sides(beside, places_of):
     sides, angle = 9 * torch.rand(2, 4, 50, generator=generator), 3 * torch.rand(2, 1, 50, generator=generator) - 1
     anchors = 20 * torch.rand(2, 50, generator=generator)
     points = in_pixels(border_points(places_of(sides, anchors, angle), beside))
-    count = points.shape[3]
+    count = points.shape[2]
     boxes = sides_to_rbox(anchors.T.expand(2, -1, -1), sides.transpose(1, 2), angle[:, 0])
     # Seen from a point of a side, that side is at a distance of 0 or, from inside, of a share of the box, negative from
     # outside; the two next to it are 1, 3 and 5 sixths away.
-    distances = rbox_to_sides(points, boxes[:, None, :, None].expand(-1, 4, -1, count, -1))
-    part = ((torch.arange(POINTS) + 0.5) / POINTS).repeat(count // POINTS)
-    inside = torch.tensor([beside, 0, -beside] if beside else [0.0]).repeat_interleave(POINTS)
+    distances = rbox_to_sides(points, boxes[:, None, None].expand(-1, 4, count, -1, -1))
+    part = ((torch.arange(POINTS) + 0.5) / POINTS).repeat(count // POINTS)[:, None]
+    inside = torch.tensor([beside, 0, -beside] if beside else [0.0]).repeat_interleave(POINTS)[:, None]
     for side in range(4):
         found, other = distances[:, side], (side + 1) % 2
         across = (found[..., side] + found[..., (side + 2) % 4]) * inside
@@ -99,7 +99,7 @@ def test_points_of_maps_by_hand(places_of):
     points, one = border_points(places_of(SIDES, ANCHOR)), torch.stack((x, y))[None, None]
     found = at_points(one, points)
     assert found.shape == (1, 4, 2 * POINTS, 1)
-    assert_close(found[0, :, :, 0].unflatten(1, (2, POINTS)), in_pixels(points)[0, :, 0].transpose(1, 2))
+    assert_close(found[0, :, :, 0].unflatten(1, (2, POINTS)), in_pixels(points)[0, :, :, 0].transpose(1, 2))
 
 
 def test_a_map_is_mixed_at_points_as_it_is_everywhere(places_of):

@@ -20,16 +20,16 @@ def at_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
     Args:
         maps: Tensor[B, 4, C, H, W], a map for each side, or Tensor[B, 1, C, H, W], one for all.
-        points: Tensor[B, 4, K, P, 2] of :func:`border_points`.
+        points: Tensor[B, 4, P, K, 2] of :func:`border_points`.
 
     Returns:
         Tensor[B, 4, C * P, K].
     """
-    points = points.unflatten(1, (maps.shape[1], -1)).flatten(2, 3).flatten(0, 1)  # [B * maps, K or 4 K, P, 2]
-    exact = maps.flatten(0, 1).to(at_least_float32(maps, points))
-    read = F.grid_sample(exact, points.to(exact.dtype), padding_mode="border", align_corners=False).to(maps.dtype)
-    by_map = read.unflatten(0, (-1, maps.shape[1])).unflatten(3, (4 // maps.shape[1], -1))
-    return by_map.permute(0, 1, 3, 2, 5, 4).flatten(1, 2).flatten(2, 3)
+    grid = points.unflatten(1, (maps.shape[1], -1)).flatten(2, 3).flatten(0, 1)  # [B * maps, P or 4 P, K, 2]
+    exact = maps.flatten(0, 1).to(at_least_float32(maps, grid))
+    read = F.grid_sample(exact, grid.to(exact.dtype), padding_mode="border", align_corners=False).to(maps.dtype)
+    by_side = read.unflatten(2, (4 // maps.shape[1], -1)).transpose(1, 2)  # [B * maps, sides of a map, C, P, K]
+    return by_side.flatten(0, 1).unflatten(0, (-1, 4)).flatten(2, 3)
 
 
 def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.Tensor | None) -> torch.Tensor:
@@ -81,12 +81,12 @@ def mixed_at_points(layer: Any, maps: torch.Tensor, points: torch.Tensor) -> tor
     Args:
         layer: An ``nn.Conv2d``.
         maps: Tensor[B, C, H, W].
-        points: Tensor[B, 4, K, P, 2] of :func:`border_points`.
+        points: Tensor[B, 4, P, K, 2] of :func:`border_points`.
 
     Returns:
         Tensor[B, 4, C_out * P, K].
     """
-    read = at_points(maps[:, None], points).unflatten(2, (-1, points.shape[3]))
+    read = at_points(maps[:, None], points).unflatten(2, (-1, points.shape[2]))
     return torch.einsum("oc,bscpk->bsopk", layer.weight.flatten(1), read).flatten(2, 3)
 
 
@@ -98,7 +98,7 @@ def border_points(places: Places, beside: float = 0.0) -> torch.Tensor:
         beside: Distance, as a share of the box, of further points inside and outside of each side; 0 for none.
 
     Returns:
-        Tensor[B, 4, A, P, 2]; the sides in the order l, t, r, b, of each side POINTS on it, or as many inside, on and
+        Tensor[B, 4, P, A, 2]; the sides in the order l, t, r, b, of each side POINTS on it, or as many inside, on and
         outside of it.
     """
     # In half precision coordinates would be off by up to half a pixel. Autocast computes products of matrices in it.
@@ -112,8 +112,7 @@ def border_points(places: Places, beside: float = 0.0) -> torch.Tensor:
         cos, sin = angle.cos(), angle.sin()
         x, y = x * cos - y * sin, x * sin + y * cos
     ends = zip((x, y), anchors.unbind(1), places.extent, strict=True)
-    points = torch.stack([(c + a[:, None]) * (2 / n) - 1 for c, a, n in ends], -1)
-    return points.unflatten(1, (4, -1)).transpose(2, 3)
+    return torch.stack([(c + a[:, None]) * (2 / n) - 1 for c, a, n in ends], -1).unflatten(1, (4, -1))
 
 
 def _shares(beside: float) -> tuple[tuple[tuple[float, float], ...], ...]:
