@@ -1,6 +1,6 @@
 """Parameters and forward time of uncertainty heads: ``python benchmarks/forward.py [BASE ...] [variant=uncert]``.
 
-Each base of Ultralytics (yolo11n, yolov8n-obb, ...) against our yaml of it (``-uncert``, ``-border``), both fused as
+Each base of Ultralytics (yolo11n, yolov8n-obb, ...) against our yaml of it (``-uncert``, ``-light``), both fused as
 for prediction, in turns in one process. Weights are random: they do not change the work.
 """
 

@@ -23,7 +23,7 @@ def test_it_is_the_version_that_was_asked_for():
 @pytest.mark.parametrize("base", ["yolo11n", "yolo26n"])
 def test_a_model_trains_validates_and_predicts(base, task, tmp_path):
     """For an epoch on a few scenes; a look at what training, validation and prediction leave."""
-    name = f"{base}-uncert.yaml" if task == "detect" else f"{base}-obb-light.yaml"
+    name = f"{base}-uncert.yaml" if task == "detect" else f"{base}-obb-uncert.yaml"
     data = make_dataset(tmp_path / task, task, {"train": 8, "val": 2}, SceneSpec(imgsz=64))
     common = {"imgsz": 64, "device": "cpu", "project": str(tmp_path / "runs")}
     fixed = {"data": str(data), "workers": 0, "plots": False}

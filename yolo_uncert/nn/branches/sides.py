@@ -28,8 +28,8 @@ def at_points(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     grid = points.unflatten(1, (maps.shape[1], -1)).flatten(2, 3).flatten(0, 1)  # [B * maps, P or 4 P, K, 2]
     exact = maps.flatten(0, 1).to(at_least_float32(maps, grid))
     read = F.grid_sample(exact, grid.to(exact.dtype), padding_mode="border", align_corners=False).to(maps.dtype)
-    by_side = read.unflatten(2, (4 // maps.shape[1], -1)).transpose(1, 2)  # [B * maps, sides of a map, C, P, K]
-    return by_side.flatten(0, 1).unflatten(0, (-1, 4)).flatten(2, 3)
+    sides = read.unflatten(2, (4 // maps.shape[1], -1)).transpose(1, 2)  # [B * maps, sides of a map, C, P, K]
+    return sides.flatten(0, 1).unflatten(0, (-1, 4)).flatten(2, 3)
 
 
 def at_anchors(layers: nn.ModuleList, levels: list[torch.Tensor], index: torch.Tensor | None) -> torch.Tensor:
