@@ -25,7 +25,8 @@ TRAINED = "uncert-synthetic-obb-n.pt"
 
 SCENES = 480
 MOST_VALIDATED = 300
-MODELS = {"detect": "yolov8n-uncert.yaml", "obb": "yolov8n-obb-uncert.yaml"}
+MODELS = {"detect": "yolov8n-light.yaml", "obb": "yolov8n-obb-light.yaml"}
+"""Trained for minutes from random weights, features know blur sooner if they learn for sigma too (docs/measured.md)."""
 PICTURES = 6
 """Images on the contact sheet."""
 
