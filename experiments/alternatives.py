@@ -197,6 +197,7 @@ ONE_PASS = (*OF_MOMENTS, *FITTED)
 """Alternatives that need no pass but the plain one."""
 
 WITH_BORDER = {**OURS, **{name: ALTERNATIVES[name] for name in ONE_PASS}}
+"""Methods of rows with a border branch."""
 
 METHODS: dict[str, dict[str, Method]] = {
     "gaussian": OURS,
