@@ -21,6 +21,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import numpy as np
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 
 if not torch.cuda.is_available():
@@ -73,6 +74,8 @@ def shared_data() -> Path:
     return Path(folder)
 
 
+NETWORKS = Path(__file__).with_name("networks")
+
 QUICK: dict[str, Any] = {
     "epochs": 20,
     "imgsz": 64,
@@ -96,12 +99,12 @@ QUICK: dict[str, Any] = {
 class Tiny:
     """Tiny data sets and trainings, each made once; the models that tests only read, once for all processes."""
 
-    models: ClassVar[dict[str, str]] = {
-        "detect": "yolov8n-light.yaml",
-        "obb": "yolov8n-obb-light.yaml",
-        "e2e": "yolo26n-light.yaml",
-        "stock": "yolov8n.yaml",
+    branches: ClassVar[dict[str, tuple[str, ...]]] = {
+        "detect": ("gaussian", "dfl", "iou_aware"),
+        "obb": ("gaussian", "dfl", "iou_aware"),
+        "e2e": ("gaussian", "iou_aware"),
     }
+    """Those of the ``light`` yamls."""
 
     def __init__(self, root: Path, shared: Path) -> None:
         self.root, self.shared = root, shared
@@ -113,6 +116,21 @@ class Tiny:
 
         spec = SceneSpec(imgsz=64, objects=(1, 2), size=(0.2, 0.45), sigma=(0.3, 1.0), classes=("disc", "plate"))
         return make_dataset(self.root / task, task, {"train": 16, "val": 8}, spec)
+
+    def yaml(self, kind: str, *branches: str) -> str:
+        """Path of a yaml of a small network: what :meth:`run` trains, or the same with other branches."""
+        network = NETWORKS / ("tiny-e2e.yaml" if kind == "e2e" else "tiny.yaml")
+        if kind == "stock":
+            return str(network)
+        names = branches or self.branches[kind]
+        content = {
+            "base": str(network),
+            "task": "obb" if kind == "obb" else "detect",
+            "uncertainty": {name: {} for name in names},
+        }
+        file = self.root / f"tiny-{'-'.join((kind, *names))}.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        return str(file)
 
     def train(self, model: Any, name: str, task: str = "detect", **options: Any) -> Any:
         """Train a model object and return its trainer."""
@@ -135,7 +153,7 @@ class Tiny:
             if not done.exists():
                 # Without a validation in between the last epoch is the best; writing each takes as long as training it.
                 options = {"val": False, "save": False, "project": str(self.shared), **longer}
-                self.train(YOLO(self.models[kind]), kind, task, **options)
+                self.train(YOLO(self.yaml(kind)), kind, task, **options)
                 done.touch()
         return folder
 

@@ -40,10 +40,10 @@ def grid(tiny, tmp_path):
         "evaluate": {"device": "cpu", "workers": 0},
         "seeds": [0, 1],
         "rows": {
-            "stock": {"model": "yolov8n.yaml", "rules": {"hard": {"sigma_source": "dfl"}}},
-            "uncert": {"model": {"base": "yolov8n.yaml", "uncertainty": {"gaussian": {"loss": "nll"}}}},
+            "stock": {"model": tiny.yaml("stock"), "rules": {"hard": {"sigma_source": "dfl"}}},
+            "uncert": {"model": {"base": tiny.yaml("stock"), "uncertainty": {"gaussian": {"loss": "nll"}}}},
             "peak": {
-                "model": {"base": "yolov8n.yaml", "nc": 2, "uncertainty": {"dfl": {"decode": "peak"}}},
+                "model": {"base": tiny.yaml("stock"), "nc": 2, "uncertainty": {"dfl": {"decode": "peak"}}},
                 "weights": "stock",
                 "rules": {"hard": {}},
             },

@@ -18,12 +18,13 @@ SECTION = {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {}, "border": {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["detect", "obb"])
 def test_the_detector_is_the_stock_model_bit_for_bit(tiny, tmp_path, task):
-    stock = "yolov8n.yaml" if task == "detect" else "yolov8n-obb.yaml"
+    base = {"base": tiny.yaml("stock"), "task": task}
     found, fresh, trainers = {}, {}, {}
-    for name, keys in (("stock", {}), ("apart", {"detach": True}), ("joined", {"detach": False})):
-        file = tmp_path / f"yolov8n-{name}.yaml"
-        file.write_text(yaml.safe_dump({"base": "yolov8.yaml", "task": task, "uncertainty": SECTION, **keys}))
-        model = YOLO(stock if name == "stock" else str(file))
+    ours = {"uncertainty": SECTION}
+    for name, keys in (("stock", {}), ("apart", {**ours, "detach": True}), ("joined", {**ours, "detach": False})):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**base, **keys}), encoding="utf-8")
+        model = YOLO(file)
         model.add_callback("on_train_start", lambda t, name=name: fresh.update({name: deepcopy(t.model)}))
         trainers[name] = tiny.train(model, f"{task}-{name}", task, epochs=2, val=False, save=False)
         found[name] = YOLO(trainers[name].last).model.float()

@@ -30,7 +30,7 @@ def test_default_overlap_of_oriented_boxes_is_an_exact_one(task, default):
 
 
 def test_oriented_training_and_prediction_agree_on_the_overlap(tiny):
-    trainer = tiny.train(YOLO("yolov8n-obb-light.yaml"), "overlap", "obb", epochs=1, val=False)
+    trainer = tiny.train(YOLO(tiny.yaml("obb")), "overlap", "obb", epochs=1, val=False)
     assert trainer.args.iou == trainer.validator.args.iou == 0.5
     model = YOLO(tiny.weights("obb"))
     image = np.zeros((64, 64, 3), np.uint8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics
+import yaml
 from torch.testing import assert_close
 from ultralytics.utils import ROOT, YAML
 
@@ -308,9 +309,10 @@ def border_models(tiny, tmp_path_factory):
     """Models with a border branch that moves boxes, on the weights of the tiny ones."""
     found, file = {}, tmp_path_factory.mktemp("border") / "border.yaml"
     for kind in ("detect", "obb"):
-        border = "{finer: true, finer_channels: 4, beside: 0.15, turn: true}" if kind == "obb" else "{}"
-        branches = f"{{gaussian: {{}}, dfl: {{}}, iou_aware: {{}}, border: {border}}}"
-        file.write_text(f"base: yolov8n.yaml\ntask: {kind}\nnc: 2\nuncertainty: {branches}\n")
+        border = {"finer": True, "finer_channels": 4, "beside": 0.15, "turn": True} if kind == "obb" else {}
+        branches = {"gaussian": {}, "dfl": {}, "iou_aware": {}, "border": border}
+        content = {"base": tiny.yaml("stock"), "task": kind, "nc": 2, "uncertainty": branches}
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         model = YOLO(file).load(tiny.weights(kind))
         head = model.model.model[-1]
         movers = [layer for layer in head.cv_border[3:] if isinstance(layer, torch.nn.Conv1d)]

@@ -24,7 +24,8 @@ def frozen(state):
 @pytest.mark.parametrize("start", ["pretrained", "load"])
 def test_retrofit_trains_the_branches_alone(tiny, start):
     stock = tiny.weights("stock")
-    model = YOLO("yolov8n-gaussian.yaml")
+    data = tiny.yaml("detect", "gaussian")
+    model = YOLO(data)
     options = {"pretrained": stock} if start == "pretrained" else {}
     if start == "load":
         model.load(stock)
@@ -33,19 +34,19 @@ def test_retrofit_trains_the_branches_alone(tiny, start):
     assert frozen(after).keys() == before.keys()
     for name, value in frozen(after).items():
         assert torch.equal(value, before[name]), name
-    fresh = build_model("yolov8n-gaussian.yaml", "detect", nc=2).state_dict()
+    fresh = build_model(data, "detect", nc=2).state_dict()
     branch = after.keys() - before.keys()
     assert len(branch) == 6
     assert not any(torch.equal(after[name], fresh[name]) for name in branch if name.endswith("bias"))
 
 
 def test_retrofit_with_a_second_look_at_the_sides(tiny):
-    stock = tiny.weights("stock")
-    trainer = tiny.train(YOLO("yolov8n-border.yaml"), "retrofit-border", pretrained=stock, retrofit=True, **ONE)
+    stock, data = tiny.weights("stock"), tiny.yaml("detect", "gaussian", "border")
+    trainer = tiny.train(YOLO(data), "retrofit-border", pretrained=stock, retrofit=True, **ONE)
     before, after = tensors(stock), tensors(str(trainer.best))
     for name, value in frozen(after).items():
         assert torch.equal(value, before[name]), name
-    fresh = build_model("yolov8n-border.yaml", "detect", nc=2).state_dict()
+    fresh = build_model(data, "detect", nc=2).state_dict()
     # Those that do not start from random numbers: all others differ from fresh ones by themselves.
     ends = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var", "cv_border.3.bias")
     constant = [name for name in after if ".cv_border." in name and name.endswith(ends)]
@@ -55,7 +56,7 @@ def test_retrofit_with_a_second_look_at_the_sides(tiny):
 
 def test_retrofit_of_an_end_to_end_model(tiny):
     options = {"pretrained": tiny.weights("e2e"), "retrofit": True}
-    trainer = tiny.train(YOLO("yolo26n-light.yaml"), "retrofit-e2e", **options, **ONE)
+    trainer = tiny.train(YOLO(tiny.yaml("e2e")), "retrofit-e2e", **options, **ONE)
     trainable = {n.split(".")[2] for n, p in trainer.model.named_parameters() if p.requires_grad}
     assert trainable == {"cv_gaussian", "cv_iou_aware", "one2one_cv_gaussian", "one2one_cv_iou_aware"}
 
@@ -90,11 +91,11 @@ def test_a_decoding_that_moves_the_boxes_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("data", "options"), [("yolov8n-gaussian.yaml", {}), ("yolov8n-light.yaml", {"iou_alpha": 1.0})]
+    ("branches", "options"), [(("gaussian",), {}), (("gaussian", "dfl", "iou_aware"), {"iou_alpha": 1.0})]
 )
-def test_boxes_and_scores_are_those_of_the_detector(tiny, data, options):
+def test_boxes_and_scores_are_those_of_the_detector(tiny, branches, options):
     stock = tiny.weights("stock")
-    trainer = tiny.train(YOLO(data), "retrofit-same", pretrained=stock, retrofit=True, **ONE)
+    trainer = tiny.train(YOLO(tiny.yaml("detect", *branches)), "retrofit-same", pretrained=stock, retrofit=True, **ONE)
     image = str(sorted((tiny.data("detect").parent / "images" / "train").iterdir())[1])
     quiet = {"imgsz": 64, "conf": 1e-4, "verbose": False, "device": "cpu"}
     before = YOLO(stock)(image, **quiet)[0].boxes.data
@@ -111,8 +112,9 @@ def test_classes_of_other_names_are_mentioned(caplog):
 
 
 def test_retrofit_needs_every_other_weight(tiny):
-    with pytest.raises(OptionError, match=r"yet 298 of 298 tensors .* have no pretrained value: give"):
-        tiny.train(YOLO("yolov8n-gaussian.yaml"), "retrofit-bare", retrofit=True, **ONE)
+    model = YOLO(tiny.yaml("detect", "gaussian"))
+    with pytest.raises(OptionError, match=r"yet (\d+) of \1 tensors .* have no pretrained value: give"):
+        tiny.train(model, "retrofit-bare", retrofit=True, **ONE)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +130,13 @@ def test_retrofit_needs_every_other_weight(tiny):
 )
 def test_transfer_is_complete_if_every_class_has_its_scores(tiny, names, fits):
     given = YOLO(tiny.weights("stock")).model.float()
-    model = build_model("yolov8n-gaussian.yaml", "detect", nc=len(names))
+    model = build_model(tiny.yaml("detect", "gaussian"), "detect", nc=len(names))
     model.names = names
     model.load(given)
     if fits:
         check_transferred(model, given.state_dict())
     else:
-        with pytest.raises(OptionError, match=r"yet 6 of 298 tensors \(model.22.cv3.2.2.bias, ...\)"):
+        with pytest.raises(OptionError, match=r"yet 6 of \d+ tensors \(model.7.cv3.2.2.bias, ...\)"):
             check_transferred(model, given.state_dict())
 
 

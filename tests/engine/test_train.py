@@ -32,9 +32,9 @@ UNCERTAINTY = {
 
 
 @pytest.fixture(scope="module")
-def custom_yaml(tmp_path_factory):
-    file = tmp_path_factory.mktemp("models") / "yolov8n-mine.yaml"
-    file.write_text(yaml.safe_dump({"base": "yolov8.yaml", "uncertainty": UNCERTAINTY}), encoding="utf-8")
+def custom_yaml(tiny, tmp_path_factory):
+    file = tmp_path_factory.mktemp("models") / "mine.yaml"
+    file.write_text(yaml.safe_dump({"base": tiny.yaml("stock"), "uncertainty": UNCERTAINTY}), encoding="utf-8")
     return str(file)
 
 
@@ -114,7 +114,7 @@ def test_misspelt_option_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_missing_source_of_sigma_is_found_before_the_first_epoch(tiny):
-    model = YOLO("yolov8n-gaussian.yaml")
+    model = YOLO(tiny.yaml("detect", "gaussian"))
     model.add_callback("on_train_start", lambda trainer: pytest.fail("training began"))
     with pytest.raises(OptionError, match="sigma_source=dfl"):
         tiny.train(model, "no-source", sigma_source="dfl", **ONE)
@@ -122,7 +122,7 @@ def test_missing_source_of_sigma_is_found_before_the_first_epoch(tiny):
 
 def test_several_data_sets_train_one_after_the_other(tiny):
     data = str(tiny.data("detect"))
-    model = YOLO("yolov8n-gaussian.yaml")
+    model = YOLO(tiny.yaml("detect", "gaussian"))
     settings = {"epochs": 1, "imgsz": 64, "batch": 8, "workers": 0, "plots": False, "device": "cpu", "nbs": 8}
     results = model.train(data=[data, data], project=str(tiny.root / "several"), iou_alpha=0.4, **settings)
     assert len(results) == 2
@@ -220,7 +220,7 @@ def weight_files(tiny, tmp_path_factory):
 @pytest.mark.parametrize("start", ["pretrained", "load", "pretrained over a checkpoint"])
 def test_training_starts_from_weights_of_every_format(tiny, weight_files, form, start):
     weights = str(weight_files[form])
-    model = YOLO(tiny.weights("stock") if "checkpoint" in start else "yolov8n-light.yaml")
+    model = YOLO(tiny.weights("stock") if "checkpoint" in start else tiny.yaml("detect"))
     if start == "load":
         assert model.load(weights) is model
     options = {} if start == "load" else {"pretrained": weights}
@@ -255,7 +255,7 @@ def test_what_is_no_file_of_weights_is_refused_at_once(tiny, monkeypatch, pretra
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_tensors_cannot_start_several_trainings(tiny, weight_files, loaded):
-    model, options = YOLO("yolov8n-light.yaml"), {"pretrained": weight_files["npz"]}
+    model, options = YOLO(tiny.yaml("detect")), {"pretrained": weight_files["npz"]}
     if loaded:
         model.load(options.pop("pretrained"))
     with pytest.raises(OptionError, match=r"with several data sets pretrained= must be a \.pt file"):
@@ -264,7 +264,7 @@ def test_tensors_cannot_start_several_trainings(tiny, weight_files, loaded):
 
 def test_weights_of_another_scale_are_mentioned(tiny, caplog):
     stop = lambda trainer: (_ for _ in ()).throw(InterruptedError)  # noqa: E731
-    for name, said in (("yolov8n-light.yaml", False), ("yolov8s-light.yaml", True)):
+    for name, said in ((tiny.yaml("detect"), False), ("yolov8n-light.yaml", True)):
         caplog.clear()
         model = YOLO(name)
         model.add_callback("on_pretrain_routine_end", stop)
@@ -274,7 +274,7 @@ def test_weights_of_another_scale_are_mentioned(tiny, caplog):
 
 
 def test_classes_are_chosen_by_name(tiny):
-    trainer = tiny.train(YOLO("yolov8n-light.yaml"), "plates", classes="plate", **ONE)
+    trainer = tiny.train(YOLO(tiny.yaml("detect")), "plates", classes="plate", **ONE)
     assert trainer.args.classes == [1]
     seen = [label["cls"] for label in trainer.train_loader.dataset.labels]
     assert {float(c) for classes in seen for c in classes.ravel()} == {1.0}
@@ -291,9 +291,10 @@ def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatc
     """
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args, **kwargs: None)
     options = {**ONE, "epochs": 2, "lr0": 0.001, "val": True}
-    stock = tensors(str(tiny.train(YOLO("yolov8n.yaml"), "same-stock", **options).last))
-    detached = tmp_path / "yolov8n-detached.yaml"
-    detached.write_text("base: yolov8.yaml\nuncertainty: {gaussian: {detach_features: true}}\n", encoding="utf-8")
+    stock = tensors(str(tiny.train(YOLO(tiny.yaml("stock")), "same-stock", **options).last))
+    detached = tmp_path / "detached.yaml"
+    content = {"base": tiny.yaml("stock"), "uncertainty": {"gaussian": {"detach_features": True}}}
+    detached.write_text(yaml.safe_dump(content), encoding="utf-8")
     ours = tensors(str(tiny.train(YOLO(detached), "same-ours", **options).last))
     for name, value in stock.items():
         assert torch.equal(ours[name], value), name
@@ -302,7 +303,7 @@ def test_branches_leave_the_training_of_the_stock_weights_alone(tiny, monkeypatc
 @pytest.mark.parametrize("channels_last", [None, False])
 def test_training_on_a_cpu_takes_channels_last(tiny, channels_last):
     """What the second convolution gets and gives in a step; the checkpoint keeps the usual layout."""
-    model, layouts = YOLO("yolov8n-light.yaml"), []
+    model, layouts = YOLO(tiny.yaml("detect")), []
 
     def watch(trainer):
         trainer.model.model[1].conv.register_forward_hook(lambda _, x, y: layouts.extend([x[0].stride(), y.stride()]))
@@ -332,7 +333,7 @@ def board_environment(tmp_path):
 def test_train_script_of_a_checkout_with_tensorboard(tiny, tmp_path, board_environment):
     words = ["epochs=1", "imgsz=64", "batch=8", "val=False", "plots=False", "device=cpu", "workers=0"]
     place = [f"data={tiny.data('detect')}", f"project={tmp_path}", "name=script"]
-    command = [sys.executable, str(ROOT / "train.py"), "model=yolov8n-gaussian.yaml", *place, *words]
+    command = [sys.executable, str(ROOT / "train.py"), f"model={tiny.yaml('detect', 'gaussian')}", *place, *words]
     done = subprocess.run(command, cwd=tmp_path, env=board_environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gauss_loss" in done.stdout
@@ -344,8 +345,9 @@ def test_train_script_of_a_checkout_with_tensorboard(tiny, tmp_path, board_envir
 
 
 def test_a_model_with_branches_learns_from_a_teacher(tiny, tmp_path):
-    file = tmp_path / "yolov8n-finer.yaml"  # which reads a map that is none of the levels a teacher has
-    file.write_text("base: yolov8n.yaml\nuncertainty: {gaussian: {}, border: {finer: true}}\n")
+    file = tmp_path / "finer.yaml"  # which reads a map that is none of the levels a teacher has
+    content = {"base": tiny.yaml("stock"), "uncertainty": {"gaussian": {}, "border": {"finer": True}}}
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     model = YOLO(file)
     trainer = tiny.train(model, "student", epochs=1, val=False, distill_model=tiny.weights("detect"))
     assert columns(trainer.save_dir)["train/gauss_loss"][0] != 0

@@ -32,7 +32,7 @@ def test_no_report_without_plots_or_sigma(tiny, tmp_path, kind, options):
 @pytest.mark.slow
 def test_a_training_ends_with_a_report(tiny, tmp_path):
     options = {"epochs": 1, "plots": True, "project": str(tmp_path), "name": "train"}
-    YOLO("yolov8n-gaussian.yaml").train(data=str(tiny.data("detect")), **{**QUIET, **options})
+    YOLO(tiny.yaml("detect", "gaussian")).train(data=str(tiny.data("detect")), **{**QUIET, **options})
     assert "Sigma (px)" in (tmp_path / "train" / "report.html").read_text(encoding="utf-8")
 
 

@@ -108,9 +108,9 @@ def blank_scene():
 
 
 @pytest.fixture(scope="session")
-def model_file(tmp_path_factory):
+def model_file(tiny, tmp_path_factory):
     """Checkpoint of an untrained model, the same each time; nobody writes to it."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    YOLO("yolov8n-obb-light.yaml").save(path)
+    YOLO(tiny.yaml("obb")).save(path)
     return path

@@ -106,12 +106,12 @@ def test_a_scene_without_objects(rectangles, look_at, blank_scene):
     assert [result.geojson(layer=layer)["features"] for layer in ("boxes", "sigma")] == [[], []]
 
 
-@pytest.fixture(scope="module", params=["yolov8n-light.yaml", "yolov8n-obb-light.yaml"])
-def model(request):
+@pytest.fixture(scope="module", params=["detect", "obb"])
+def model(tiny, request):
     import torch
 
     torch.manual_seed(0)
-    return YOLO(request.param)
+    return YOLO(tiny.yaml(request.param))
 
 
 OPTIONS = {"conf": 1e-6, "device": "cpu", "max_det": 3000}
@@ -141,9 +141,9 @@ def test_several_tiles_of_a_real_model(model):
     assert result.boxes.interval(0.9).shape == (*result.boxes.std.shape, 2)
 
 
-def test_an_end_to_end_head():
+def test_an_end_to_end_head(tiny):
     image = np.random.default_rng(0).integers(0, 255, (64, 100, 3), dtype=np.uint8)
-    result = detect_scene(YOLO("yolo26n-light.yaml"), image, tile=64, overlap=32, conf=1e-6, device="cpu")
+    result = detect_scene(YOLO(tiny.yaml("e2e")), image, tile=64, overlap=32, conf=1e-6, device="cpu")
     assert len(result) > 0
 
 

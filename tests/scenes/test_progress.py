@@ -136,7 +136,7 @@ def test_another_run_starts_over_and_says_why(model_file, picture, stopped, monk
     assert not partial(stopped).exists()
 
 
-def test_another_model_or_scene_starts_over(model_file, picture, stopped, monkeypatch, caplog):
+def test_another_model_or_scene_starts_over(tiny, model_file, picture, stopped, monkeypatch, caplog):
     os.utime(picture, ns=(0, 1))
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
@@ -144,7 +144,7 @@ def test_another_model_or_scene_starts_over(model_file, picture, stopped, monkey
             detect_scene(model_file, picture, out=stopped, **OPTIONS)
     assert "another run: source was" in caplog.text
     other = stopped / "other.pt"
-    YOLO("yolov8n-obb-light.yaml").save(other)
+    YOLO(tiny.yaml("obb")).save(other)
     with monkeypatch.context() as patch:
         seen = stop_at(patch, None)
         detect_scene(other, picture, out=stopped, **OPTIONS)
@@ -193,13 +193,13 @@ def test_a_row_that_was_not_kept_completely_is_looked_at_again(rectangles, look_
     assert finder.seen == whole.tiles - 2
 
 
-def test_hashes_of_models(model_file, tmp_path):
+def test_hashes_of_models(tiny, model_file, tmp_path):
     copy = tmp_path / "copy.pt"
     copy.write_bytes(model_file.read_bytes())
     assert model_digest(YOLO(copy)) == model_digest(YOLO(model_file))
-    first = YOLO("yolov8n-light.yaml")
+    first = YOLO(tiny.yaml("detect"))
     assert model_digest(first) == model_digest(first)
-    assert model_digest(first) != model_digest(YOLO("yolov8n-light.yaml")), "other weights"
+    assert model_digest(first) != model_digest(YOLO(tiny.yaml("detect"))), "other weights"
 
 
 def test_stamps_of_scenes(tmp_path):
