@@ -31,7 +31,12 @@ class Cell:
     rules: dict[str, dict[str, Any]]
     evaluate: dict[str, Any]
     weights: str | None = None
-    """Row whose trained weights this one takes, by name, for its own head; it is not trained then."""
+    """Row whose weights this one takes, by name, for its own head: as they are, or as the detector of a retrofit."""
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it is not trained."""
+        return self.weights is not None and not self.train.get("retrofit")
 
 
 def read_grid(file: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,14 +60,7 @@ def read_grid(file: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
         raise OptionError(f"{file}: seeds must be a list of whole numbers, not {grid['seeds']!r}")
     if own := sorted({"seed", "model"} & given.keys()):
         raise OptionError(f"{own[0]}= is what a grid varies: it is given in {file}")
-    for name, row in grid["rows"].items():
-        where = f"{file}: {name}"
-        if "model" not in row:
-            raise OptionError(f"{where}: model missing" + _instead("model", row))
-        if "rules" not in row and "rules" not in grid:
-            raise OptionError(f"{where}: no rules, neither its own nor those of the grid")
-        if "weights" in row:
-            _known([row["weights"]], [n for n, r in grid["rows"].items() if "weights" not in r], f"{where}: weights")
+    _check_rows(grid, file)
     for cell in cells({**grid, "seeds": grid["seeds"][:1]}, Path(), given):
         _check(cell, f"{file}: {cell.row}")
     return dict(grid)
@@ -71,12 +69,31 @@ def read_grid(file: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
 def cells(grid: Mapping[str, Any], folder: Path, given: Mapping[str, Any]) -> Iterator[Cell]:
     """Yield the cells of a grid, seed by seed, so that the first table has every row; first those that are trained."""
     for seed in grid["seeds"]:
-        for name, row in sorted(grid["rows"].items(), key=lambda item: "weights" in item[1]):
+        for name, row in _ordered(grid["rows"]):
             own = {k: v for k, v in row.items() if k not in ("rules", "weights")}
             train = {"data": grid["data"], **grid["train"], **own, **given, "seed": seed}
             evaluate = {**{k: train[k] for k in BOTH if k in train}, **grid.get("evaluate", {})}
             rules = row["rules"] if "rules" in row else grid["rules"]
             yield Cell(name, seed, folder / f"{name}-s{seed}", train, rules, evaluate, row.get("weights"))
+
+
+def _ordered(rows: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return rows by name as they stand, but first those that need no other row's weights."""
+    return sorted(rows.items(), key=lambda item: "weights" in item[1])
+
+
+def _check_rows(grid: Mapping[str, Any], file: str | Path) -> None:
+    """Look at what every row has to say, and whether another row's weights are there by then."""
+    earlier: list[str] = []
+    for name, row in _ordered(grid["rows"]):
+        where = f"{file}: {name}"
+        if "model" not in row:
+            raise OptionError(f"{where}: model missing" + _instead("model", row))
+        if "rules" not in row and "rules" not in grid:
+            raise OptionError(f"{where}: no rules, neither its own nor those of the grid")
+        if "weights" in row:
+            _known([row["weights"]], earlier, f"{where}: weights")
+        earlier.append(name)
 
 
 def _check(cell: Cell, where: str) -> None:

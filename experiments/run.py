@@ -2,7 +2,8 @@
 
 A grid names data, training options, rows (a model yaml each, by name or written out, with options of its own), seeds,
 and the rules of suppression that every trained model is evaluated with. A row with ``weights: ROW`` is not trained: it
-reads that row's weights with a head of its own. Mistakes are found before the first training (``grid.py``).
+reads that row's weights with a head of its own; with ``retrofit: true`` beside, its branches are trained on them.
+Mistakes are found before the first training (``grid.py``).
 
 Each cell has a folder under OUT (default runs/experiments). What is there is not trained again, whatever its options
 (use another OUT for trials), nor evaluated again unless the options of the rule have changed, or defaults of this
@@ -57,14 +58,20 @@ def train(cell: Cell) -> Path:
     if last.is_file():
         if torch_load(last, map_location="cpu").get("optimizer") is not None:  # it has not finished
             YOLO(last).train(resume=True)
-    elif cell.weights:
-        trained = checkpoint(cell.folder.parent / f"{cell.weights}-s{cell.seed}")
+    elif cell.reads_only:
         last.parent.mkdir(parents=True, exist_ok=True)
-        YOLO(model_file(cell, cell.train["model"])).load(trained).save(last)
+        YOLO(model_file(cell, cell.train["model"])).load(source(cell)).save(last)
     else:
+        if cell.weights:
+            options["pretrained"] = str(source(cell))
         YOLO(model_file(cell, options.pop("model"))).train(**options)
     write(done, {"options": cell.train, "seconds": round(time.time() - start), **versions()})
     return checkpoint(cell.folder)
+
+
+def source(cell: Cell) -> Path:
+    """Return the checkpoint of the row whose weights a cell takes, of the same seed."""
+    return checkpoint(cell.folder.parent / f"{cell.weights}-s{cell.seed}")
 
 
 def checkpoint(folder: Path) -> Path:

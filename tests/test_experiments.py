@@ -47,6 +47,12 @@ def grid(tiny, tmp_path):
                 "weights": "stock",
                 "rules": {"hard": {}},
             },
+            "retrofit": {
+                "model": {"base": tiny.yaml("stock"), "uncertainty": {"gaussian": {}}},
+                "weights": "peak",
+                "retrofit": True,
+                "rules": {"hard": {}},
+            },
         },
         "rules": {"hard": {}, "soft + vote": {"suppress": "soft", "var_vote": True}},
     }
@@ -64,7 +70,7 @@ def weights_of(run, cell):
 def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, capsys):
     run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")
     folder = tmp_path / "out" / "tiny"
-    names = [f"{row}-s{seed}" for row in ("peak", "stock", "uncert") for seed in (0, 1)]
+    names = [f"{row}-s{seed}" for row in ("peak", "retrofit", "stock", "uncert") for seed in (0, 1)]
     assert sorted(f.name for f in folder.iterdir() if f.is_dir()) == names
     lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
@@ -72,12 +78,14 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
         ["| uncert", "hard", "2"],
         ["| uncert", "soft + vote", "2"],
         ["| peak", "hard", "2"],
+        ["| retrofit", "hard", "2"],
     ]
     assert lines[0].startswith("| model | rule | seeds | AP50 | AP75 | AP85 | AP90 | AP | NLL")
     trained = json.loads((folder / "uncert-s1" / "trained.json").read_text(encoding="utf-8"))
     assert (trained["options"]["seed"], trained["options"]["lr0"]) == (1, 0.01)
-    peak, own, other = (weights_of(run, folder / name) for name in ("peak-s1", "stock-s1", "stock-s0"))
-    assert peak == own != other
+    names = ("peak-s1", "retrofit-s1", "stock-s1", "stock-s0")
+    peak, retrofit, own, other = (weights_of(run, folder / name) for name in names)
+    assert peak == retrofit == own != other
     head = YOLO(folder / "uncert-s1" / "weights" / "last.pt").model.model[-1]
     assert {branch.name: branch.options for branch in head.branches}["gaussian"].loss == "nll"
     monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained again"))
@@ -184,6 +192,7 @@ def changed(grid, place, value):
         ("rows/stock", {"modle": "yolov8n.yaml"}, "model missing, instead there is 'modle'"),
         ("rows/peak/weights", "stok", "peak: weights 'stok' is unknown .did you mean 'stock'"),
         ("rows/peak/weights", "peak", "peak: weights 'peak' is unknown"),
+        ("rows/peak/weights", "retrofit", "peak: weights 'retrofit' is unknown"),  # which takes those of peak
         ("rows/peak/rules", {"hard": {"supress": "hard"}}, "peak: hard: .*did you mean 'suppress'"),
         ("evaluate/split", "tset", "split 'tset' is unknown. Known: train, val"),
         ("rules", None, "uncert: no rules"),
