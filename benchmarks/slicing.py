@@ -157,8 +157,8 @@ def in_turns(methods: dict[str, Callable[[], Any]], runs: int) -> tuple[dict[str
     return found, {name: np.array(rows) for name, rows in times.items()}
 
 
-def main() -> None:
-    """Compare and print the table."""
+def arguments() -> argparse.Namespace:
+    """Return the words of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="stock detect or obb model")
     parser.add_argument("images", type=Path, help="folder images/val with labels/val beside it, images of one size")
@@ -170,7 +170,12 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--conf", type=float, default=0.25)
     parser.add_argument("--runs", type=int, default=3)
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compare and print the table."""
+    given = arguments()
     LOGGER.setLevel(logging.ERROR)
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     torch.set_num_threads(1)

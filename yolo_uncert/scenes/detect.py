@@ -74,18 +74,14 @@ def detect_scene(
         OSError: ``out`` cannot be written to.
         SceneError: The scene cannot be read, or has no valid pixel.
     """
-    for name, number, least in (("tile", tile, 1), ("overlap", overlap, 0), ("batch", batch, 1)):
-        if not isinstance(number, int) or number < least:
-            raise OptionError(f"scene: {name} must be a whole number of at least {least}, not {number!r}")
+    _check_numbers(tile=tile, overlap=overlap, batch=batch)
     check_switches(resume=resume, dota=dota)
     model = model if isinstance(model, YOLO) else YOLO(model)
     ours = check_options(options, "scene")
     _check_level(model, ours)
     title = "scene" if isinstance(source, np.ndarray) else str(source)
     if out is not None:
-        check_targets(out, name_of(title), title)
-        if dota:
-            check_dota(Path(out) / DOTA)
+        _check_out(Path(out), title, dota)
     before, lent, model.predictor = model.predictor, model._lent, None
     try:
         with open_raster(source) as raster:
@@ -94,8 +90,7 @@ def detect_scene(
             finder, progress = ModelFinder(model, options, side=max(rows[0][0].x2, rows[0][0].y2)), None
             if out is not None:
                 check_folder(Path(out), "scene: out")
-                run = {"tile": tile, "overlap": overlap, "batch": batch, **asdict(look)}
-                run |= settings(options)
+                run = {"tile": tile, "overlap": overlap, "batch": batch, **asdict(look), **settings(options)}
                 progress = Progress(Path(out) / f".{name_of(title)}.partial", {**origin(model, source), **run})
                 if not resume:
                     progress.remove()
@@ -106,6 +101,20 @@ def detect_scene(
         return result
     finally:
         model.predictor = before if model._lent == lent else None
+
+
+def _check_numbers(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        least = 0 if name == "overlap" else 1
+        if not isinstance(number, int) or number < least:
+            raise OptionError(f"scene: {name} must be a whole number of at least {least}, not {number!r}")
+
+
+def _check_out(out: Path, title: str, dota: bool) -> None:
+    """Refuse a folder with files that are not of such a scene, before anything is done."""
+    check_targets(out, name_of(title), title)
+    if dota:
+        check_dota(out / DOTA)
 
 
 def check_switches(**switches: Any) -> None:
