@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("weights/*.md"), ROOT / "experiments" / "README.md"]
 LINK = re.compile(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -24,6 +24,13 @@ def test_links_lead_somewhere(page):
     found = LINK.findall(page.read_text(encoding="utf-8"))
     assert not [target for target, _ in found if not (page.parent / target).exists()]
     assert not [(target, anchor) for target, anchor in found if anchor and anchor not in anchors(page, target)]
+
+
+def test_every_experiment_is_in_the_index():
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    files = [*ROOT.glob("experiments/*.py"), *ROOT.glob("experiments/*.yaml")]
+    missing = [file.name for file in files if f"({file.name})" not in text]
+    assert missing == ["yolov5-obb.yaml"], "a model, and no grid"
 
 
 def anchors(page, target):
