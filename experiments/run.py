@@ -54,7 +54,7 @@ def train(cell: Cell) -> Path:
     if done.is_file():
         return checkpoint(cell.folder)
     start = time.time()
-    options = {**cell.train, "project": str(cell.folder.parent.resolve()), "name": cell.folder.name, "exist_ok": True}
+    options = {**cell.train, "project": str(cell.folder.parent), "name": cell.folder.name, "exist_ok": True}
     if last.is_file():
         if torch_load(last, map_location="cpu").get("optimizer") is not None:  # it has not finished
             YOLO(last).train(resume=True)
@@ -172,7 +172,8 @@ def main(grid_file: str, *words: str) -> None:
         raise OptionError(f"one folder for the results, and options as KEY=VALUE, not {' '.join(folders)}")
     given = dict(parse_key_value_pair(word) for word in words if "=" in word)
     grid = read_grid(grid_file, given)
-    folder = Path(folders[0] if folders else "runs/experiments") / Path(grid_file).stem
+    # Ultralytics puts a relative project= below a folder of its own.
+    folder = Path(folders[0] if folders else "runs/experiments").resolve() / Path(grid_file).stem
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
     for cell in cells(grid, folder, given):
         LOGGER.info(f"\n{cell.row}, seed {cell.seed}, read on {cell.evaluate.get('split', 'val')}")

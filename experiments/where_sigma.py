@@ -132,7 +132,7 @@ def draw(rows: list[tuple[str, int, float, float, float, float]], file: Path) ->
 
 def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -> None:
     """Validate once; print and write the table, and draw it."""
-    folder = Path(out)
+    folder = Path(out).resolve()  # Ultralytics puts a relative project= below a folder of its own
     folder.mkdir(parents=True, exist_ok=True)
     attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
     options = {"plots": False, "verbose": False, "workers": 0, "project": str(folder), "name": "val", "exist_ok": True}

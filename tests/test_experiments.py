@@ -68,7 +68,8 @@ def weights_of(run, cell):
 
 @pytest.mark.slow
 def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, capsys):
-    run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")
+    monkeypatch.chdir(tmp_path)
+    run.main(str(grid), "out", "lr0=0.01")
     folder = tmp_path / "out" / "tiny"
     names = [f"{row}-s{seed}" for row in ("peak", "retrofit", "stock", "uncert") for seed in (0, 1)]
     assert sorted(f.name for f in folder.iterdir() if f.is_dir()) == names
@@ -80,6 +81,7 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
         ["| peak", "hard", "2"],
         ["| retrofit", "hard", "2"],
     ]
+    assert (folder / "uncert-s1" / "val" / "uncertainty.json").is_file()
     assert lines[0].startswith("| model | rule | seeds | AP50 | AP75 | AP85 | AP90 | AP | NLL")
     trained = json.loads((folder / "uncert-s1" / "trained.json").read_text(encoding="utf-8"))
     assert (trained["options"]["seed"], trained["options"]["lr0"]) == (1, 0.01)
