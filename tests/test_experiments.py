@@ -88,6 +88,8 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
     names = ("peak-s1", "retrofit-s1", "stock-s1", "stock-s0")
     peak, retrofit, own, other = (weights_of(run, folder / name) for name in names)
     assert peak == retrofit == own != other
+    fitted = {name: (folder / name / "results.csv").is_file() for name in ("stock-s1", "peak-s1", "retrofit-s1")}
+    assert fitted == {"stock-s1": True, "peak-s1": False, "retrofit-s1": True}
     head = YOLO(folder / "uncert-s1" / "weights" / "last.pt").model.model[-1]
     assert {branch.name: branch.options for branch in head.branches}["gaussian"].loss == "nll"
     monkeypatch.setattr(YOLO, "train", lambda *_, **__: pytest.fail("trained again"))
