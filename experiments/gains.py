@@ -68,7 +68,8 @@ def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
         print(f"| {name} | {' | '.join(f'{m:+.1f}{s}' for m, s in zip(mean, spread, strict=True))} |")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(COLUMNS)), COLUMNS)
-    axes.set_title(f"{folder.name}, {len(difference)} seed{'s' * (len(difference) > 1)}")
+    several = f": mean and standard deviation of {len(difference)} seeds" if len(difference) > 1 else ", 1 seed"
+    axes.set_title(f"{folder.name}{several}")
 
 
 def main(image: str, *words: str) -> None:

@@ -1,10 +1,12 @@
 """Where is sigma large? ``python experiments/where_sigma.py MODEL DATA IMGSZ OUT [META.json]``.
 
-Compares the predicted standard deviations of kinds of boxes, at the same class and size: at the border of the image,
-overlapped by another box, faint, blurred and, with META (image name to attributes), by what is known of the image. Each
-kind has two factors: by how much its sigma, and its error, is larger than what class and size let expect. A sigma that
-knows why it is large has both factors alike. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of
-the boxes whose sigma is the most above and below what class and size let expect: ``widest.jpg``, ``narrowest.jpg``.
+Compares the predicted standard deviations of kinds of boxes, at the same class and size: of wide and of narrow sigma,
+of high and of low score, at the border of the image, overlapped by another box, faint, blurred and, with META (image
+name to attributes), by what is known of the image. Each kind has two factors: by how much its sigma, and its error, is
+larger than what class and size let expect. A sigma that knows why it is large has both factors alike; a true one has
+68 % of the errors within it. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of the boxes that
+``predict`` shows whose sigma is the most above and below what class and size let expect: ``widest.jpg``,
+``narrowest.jpg``.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from ultralytics.utils.patches import imread
 
 from yolo_uncert import YOLO
@@ -34,6 +37,21 @@ Mask = npt.NDArray[np.bool_]
 
 BORDER, OVERLAP, FEWEST, TILES = 3.0, 0.05, 30, 8
 """Pixels to the border; IoU with a neighbour; boxes that a kind needs to be shown; crops in a picture."""
+
+SCORE, APART = 0.25, 10
+"""Of crops: the score from which ``predict`` shows a box; steps by name between two images, which are of a flight."""
+
+
+class Kind(NamedTuple):
+    """A kind of boxes: number, means in pixels, by how much each is above what class and size let expect."""
+
+    boxes: int
+    sigma: float
+    error: float
+    sigma_factor: float
+    error_factor: float
+    within: float
+    """Share of the errors within one sigma."""
 
 
 def oriented(boxes: Floats) -> Floats:
@@ -85,20 +103,30 @@ def factors(values: Floats, matches: Matches) -> Floats:
     return values / expected(values, matches)
 
 
-def first_of_images(order: npt.NDArray[np.intp], matches: Matches) -> npt.NDArray[np.intp]:
-    """Return the first rows of an order, one of each image, so that the pictures differ."""
-    _, first = np.unique(matches.image[order], return_index=True)
-    return order[np.sort(first)][:TILES]
+def shown(order: npt.NDArray[np.intp], matches: Matches) -> list[int]:
+    """Return the first rows of an order that ``predict`` shows, of images that are far apart, so that they differ."""
+    place = np.argsort(np.argsort(matches.files))[matches.image]
+    chosen: list[int] = []
+    for row in order[matches.conf[order] >= SCORE]:
+        if len(chosen) < TILES and all(abs(place[row] - place[other]) >= APART for other in chosen):
+            chosen.append(int(row))
+    return chosen
 
 
 def kinds(matches: Matches, meta: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Mask]]:
     """Yield name and rows of each kind of boxes."""
-    at_border, near = border_distance(matches) <= BORDER, neighbours(matches) > OVERLAP
-    yield from (("at the image border", at_border), ("inside", ~at_border))
-    yield from (("overlapped by another box", near & ~at_border), ("alone", ~near & ~at_border))
-    for low, high, values in zip(("faint", "blurred"), ("high contrast", "sharp"), looks(matches), strict=True):
+    contrast, sharpness = looks(matches)
+    for low, high, values in (
+        ("narrow sigma for class and size", "wide sigma", factors(matches.sigma[:, :4].mean(1), matches)),
+        ("low score", "high score", matches.conf),
+        ("faint", "high contrast", contrast),
+        ("blurred", "sharp", sharpness),
+    ):
         lower, upper = np.quantile(values, (1 / 3, 2 / 3))
         yield from ((f"{low} (lowest third)", values <= lower), (f"{high} (highest third)", values >= upper))
+    at_border, near = border_distance(matches) <= BORDER, neighbours(matches) > OVERLAP
+    yield from (("at the image border", at_border), ("inside", ~at_border))
+    yield from (("inside, overlapped by another box", near & ~at_border), ("inside, alone", ~near & ~at_border))
     about = [meta[Path(file).stem] for file in matches.files] if meta else []
     for key in about[0] if about else ():
         found = np.array([str(row[key]) for row in about])[matches.image]
@@ -106,28 +134,35 @@ def kinds(matches: Matches, meta: dict[str, dict[str, Any]]) -> Iterator[tuple[s
             yield from ((f"{key}: {value}", found == value) for value in sorted(set(found), key=lambda v: (len(v), v)))
 
 
-def rows_of(matches: Matches, meta: dict[str, dict[str, Any]]) -> list[tuple[str, int, float, float, float, float]]:
-    """Return per kind: name, boxes, mean sigma and mean error in pixels, factor of sigma, factor of the error."""
-    sigma = matches.sigma[:, :4].mean(1)
-    error = np.abs(matches.residual[:, :4]).mean(1)
-    spread, miss = factors(sigma, matches), factors(error, matches)
-    return [
-        (name, int(rows.sum()), sigma[rows].mean(), error[rows].mean(), spread[rows].mean(), miss[rows].mean())
+def rows_of(matches: Matches, meta: dict[str, dict[str, Any]]) -> dict[str, Kind]:
+    """Return what is known of each kind, by its name; of those with enough boxes."""
+    sigma, error = matches.sigma[:, :4], np.abs(matches.residual[:, :4])
+    within = (error <= sigma).mean(1)
+    means = sigma.mean(1), error.mean(1)
+    columns = (*means, *(factors(values, matches) for values in means), within)
+    return {
+        name: Kind(int(rows.sum()), *(float(values[rows].mean()) for values in columns))
         for name, rows in kinds(matches, meta)
         if rows.sum() >= FEWEST
-    ]
+    }
 
 
-def draw(rows: list[tuple[str, int, float, float, float, float]], file: Path) -> None:
+def table(rows: dict[str, Kind]) -> str:
+    """Return the kinds as a table."""
+    head = "| boxes | number | mean sigma, px | mean error, px | factor of sigma | factor of error | within 1 sigma |"
+    lines = [f"| {name} | {kind.boxes} | {' | '.join(f'{v:.2f}' for v in kind[1:])} |" for name, kind in rows.items()]
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *lines]) + "\n"
+
+
+def draw(axes: Axes, rows: dict[str, Kind]) -> None:
     """Draw both factors of every kind."""
-    with canvas(file, (8, 0.9 + 0.34 * len(rows))) as figure:
-        axes, place = figure.subplots(), np.arange(len(rows))[::-1]
-        axes.barh(place + 0.2, [row[4] - 1 for row in rows], 0.36, left=1, color=BLUE, label="predicted sigma")
-        axes.barh(place - 0.2, [row[5] - 1 for row in rows], 0.36, left=1, color=ORANGE, label="mean absolute error")
-        axes.axvline(1, color=GREY, linewidth=1)
-        axes.set_yticks(place, [f"{row[0]}  ({row[1]:,})" for row in rows])
-        axes.set_xlabel("factor over what class and size let expect")
-        axes.legend(loc="lower right")
+    place, found = np.arange(len(rows))[::-1], rows.values()
+    axes.barh(place + 0.2, [k.sigma_factor - 1 for k in found], 0.36, left=1, color=BLUE, label="predicted sigma")
+    axes.barh(place - 0.2, [k.error_factor - 1 for k in found], 0.36, left=1, color=ORANGE, label="mean absolute error")
+    axes.axvline(1, color=GREY, linewidth=1)
+    axes.set_yticks(place, [f"{name}  ({kind.boxes:,})" for name, kind in rows.items()])
+    axes.set_xlabel("factor over what class and size let expect")
+    axes.legend(loc="lower right")
 
 
 def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -> None:
@@ -141,16 +176,15 @@ def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -
     if not len(matches) or not np.isfinite(matches.sigma).all():
         sys.exit(f"{model}: no box was matched" if not len(matches) else f"{model} predicts no standard deviations")
     rows = rows_of(matches, attributes)
-    head = "| boxes | number | mean sigma, px | mean error, px | factor of sigma | factor of error |"
-    lines = [f"| {n} | {c} | {s:.2f} | {e:.2f} | {fs:.2f} | {fe:.2f} |" for n, c, s, e, fs, fe in rows]
-    text = "\n".join([head, "|---|---|---|---|---|---|", *lines]) + "\n"
+    text = table(rows)
     with replacing(folder / "where-sigma.md") as part:
         part.write_text(text, encoding="utf-8")
-    draw(rows, folder / "where-sigma.png")
+    with canvas(folder / "where-sigma.png", (8, 0.9 + 0.34 * len(rows))) as figure:
+        draw(figure.subplots(), rows)
     order = np.argsort(factors(matches.sigma[:, :4].mean(1), matches), kind="stable")
     for name, word, ordered in (("widest", "most above", order[::-1]), ("narrowest", "most below", order)):
         title = f"Sigma {word} what class and size let expect"
-        tiles_plot(matches, metrics.names, folder / f"{name}.jpg", first_of_images(ordered, matches), title)
+        tiles_plot(matches, metrics.names, folder / f"{name}.jpg", np.array(shown(ordered, matches), int), title)
     print(text)
 
 

@@ -6,8 +6,10 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 SPEC = importlib.util.spec_from_file_location("gains", Path(__file__).parents[1] / "experiments/gains.py")
 gains = importlib.util.module_from_spec(SPEC)
@@ -32,9 +34,21 @@ def test_differences_are_those_of_the_same_seed(folder):
     np.testing.assert_array_equal(gains.gains(folder, "a:hard", "b:hard"), np.full((1, 5), 3.0))
 
 
+def test_bars_are_the_differences_with_their_deviation(folder):
+    file = folder / "a-s1" / "results.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("66.0", "70.0"), encoding="utf-8")  # AP: +2 and +6
+    axes = Figure().subplots()
+    gains.panel(axes, folder, "a:hard", ["a:soft + vote"])
+    assert [bar.get_height() for bar in axes.patches] == [2.0, 2.0, 2.0, 2.0, 4.0]
+    (errors,) = axes.collections
+    low, high = errors.get_segments()[-1][:, 1]
+    assert (high - low) / 2 == pytest.approx(np.std([2, 6], ddof=1))
+    assert axes.get_title() == "grid: mean and standard deviation of 2 seeds"
+
+
 def test_table_and_picture(folder, tmp_path, capsys):
     gains.main(str(tmp_path / "g.png"), str(folder), "a:hard", "a:soft + vote", "b:hard")
-    assert (tmp_path / "g.png").stat().st_size > 0
+    assert np.ptp(cv2.imread(str(tmp_path / "g.png"))) > 100
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "| a:soft + vote |" + " +2.0 ± 0.0 |" * 5
     assert lines[-1] == "| b:hard |" + " +3.0 |" * 5

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from yolo_uncert.functional.records import Matches
 
@@ -16,7 +17,7 @@ where_sigma = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(where_sigma)
 
 
-def matches_of(boxes, files=("a",), image=None, sigma=None, residual=None):
+def matches_of(boxes, files=("a",), image=None, sigma=None, residual=None, conf=None):
     boxes = np.asarray(boxes, float)
     count = len(boxes)
     return Matches(
@@ -24,7 +25,7 @@ def matches_of(boxes, files=("a",), image=None, sigma=None, residual=None):
         sigma=np.ones_like(boxes) if sigma is None else sigma,
         boxes=boxes,
         iou=np.ones(count),
-        conf=np.ones(count),
+        conf=np.ones(count) if conf is None else np.asarray(conf),
         cls=np.zeros(count, int),
         image=np.zeros(count, int) if image is None else np.asarray(image),
         shapes=np.array([[100.0, 100.0]] * len(files)),
@@ -51,9 +52,11 @@ def test_expected_is_the_mean_of_boxes_of_that_size():
     np.testing.assert_allclose(where_sigma.expected(values, matches), np.repeat([2.0, 6.0], 30))
 
 
-def test_pictures_show_one_box_of_each_image():
-    matches = matches_of([[0, 0, 10, 10]] * 5, ("a", "b", "c"), [2, 2, 0, 1, 0])
-    assert where_sigma.first_of_images(np.array([1, 4, 0, 3, 2]), matches).tolist() == [1, 4, 3]
+def test_pictures_show_boxes_that_predict_shows_of_images_far_apart():
+    files = tuple(f"flight/{i:02d}.jpg" for i in reversed(range(30)))
+    image = np.array([29, 20, 19, 0, 5, 9])  # by name the places 0, 9, 10, 29, 24 and 20
+    matches = matches_of([[0, 0, 10, 10]] * 6, files, image, conf=[0.9, 0.9, 0.9, 0.2, 0.25, 0.9])
+    assert where_sigma.shown(np.array([0, 1, 2, 3, 4, 5]), matches) == [0, 2, 4]
 
 
 @pytest.fixture
@@ -74,14 +77,23 @@ def test_looks(picture):
 def test_boxes_at_the_border_have_a_factor_of_their_own(picture):
     boxes = [[40.0, 40, 60, 60], [0.0, 40, 20, 60]] * 40
     sigma = np.array([[1.0] * 4, [3.0] * 4] * 40)
-    matches = matches_of(boxes, (picture,), sigma=sigma, residual=sigma)
-    found = {row[0]: row[1:] for row in where_sigma.rows_of(matches, {"a": {"light": "day"}})}
+    residual = sigma * [1, -1, 1.1, 0.9]
+    matches = matches_of(boxes, (picture,), sigma=sigma, residual=residual)
+    found = where_sigma.rows_of(matches, {"a": {"light": "day"}})
     # All have the same size, so a sigma of 2 is expected.
-    assert found["at the image border"] == (40, 3, 3, 1.5, 1.5)
-    assert found["inside"] == (40, 1, 1, 0.5, 0.5)
+    assert found["at the image border"] == pytest.approx((40, 3, 3, 1.5, 1.5, 0.75))
+    assert found["inside"] == pytest.approx((40, 1, 1, 0.5, 0.5, 0.75))
+    assert found["narrow sigma for class and size (lowest third)"] == found["inside"]
     assert "light: day" not in found, "one value of an attribute tells nothing"
 
 
-def test_figure(picture, tmp_path):
-    where_sigma.draw([("at the border", 40, 3, 3, 1.5, 1.4), ("inside", 40, 1, 1, 0.9, 0.8)], tmp_path / "f.png")
-    assert np.ptp(cv2.imread(str(tmp_path / "f.png"))) > 100
+def test_figure_and_table():
+    rows = {
+        "at the border": where_sigma.Kind(40, 3, 3, 1.5, 1.4, 0.7),
+        "inside": where_sigma.Kind(40, 1, 1, 0.9, 0.8, 0.6),
+    }
+    axes = Figure().subplots()
+    where_sigma.draw(axes, rows)
+    assert [bar.get_x() + bar.get_width() for bar in axes.patches] == pytest.approx([1.5, 0.9, 1.4, 0.8])
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["at the border  (40)", "inside  (40)"]
+    assert where_sigma.table(rows).splitlines()[-1] == "| inside | 40 | 1.00 | 1.00 | 0.90 | 0.80 | 0.60 |"

@@ -12,7 +12,12 @@ from yolo_uncert import YOLO
 from yolo_uncert.engine.info import describe_model
 from yolo_uncert.engine.retrofit import branch_parameters
 
-SECTION = {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {}, "border": {"beside": 0.1}}
+BORDER = {"finer": True, "finer_channels": 4, "beside": 0.1}
+SECTIONS = {
+    "detect": {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {"reads": "border"}, "border": BORDER},
+    "obb": {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {}, "border": {**BORDER, "turn": True}},
+}
+"""What the recommended yamls have, with fewer channels."""
 
 
 @pytest.mark.slow
@@ -20,7 +25,7 @@ SECTION = {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {}, "border": {
 def test_the_detector_is_the_stock_model_bit_for_bit(tiny, tmp_path, task):
     base = {"base": tiny.yaml("stock"), "task": task}
     found, fresh, trainers = {}, {}, {}
-    ours = {"uncertainty": SECTION}
+    ours = {"uncertainty": SECTIONS[task]}
     for name, keys in (("stock", {}), ("apart", {**ours, "detach": True}), ("joined", {**ours, "detach": False})):
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**base, **keys}), encoding="utf-8")

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 from shapely.geometry import Polygon
 from ultralytics.utils.ops import xywhr2xyxyxyxy
-from ultralytics.utils.plotting import Annotator
 
-from yolo_uncert.engine.plotting import EDGE, MAX_LABELS, draw_bands, fit_text, side_bands
+from yolo_uncert.engine.plotting import EDGE, draw_bands, side_bands
 
 RED = (0, 0, 255)
 BLUE = (255, 0, 0)
@@ -101,39 +99,3 @@ class TestDrawBands:
         drawn = draw_bands(self.image, np.zeros((0, 4, 4, 2)), [])
         np.testing.assert_array_equal(drawn, self.image)
         assert drawn is not self.image
-
-
-class TestFitText:
-    texts = ("cell 0.87 +-2.3px",) * 3
-
-    def annotator(self, pil=False):
-        return Annotator(np.zeros((480, 640, 3), np.uint8), pil=pil)
-
-    def width(self, annotator):
-        return cv2.getTextSize(self.texts[0], 0, annotator.sf, annotator.tf)[0][0]
-
-    def test_wide_boxes_keep_the_text(self):
-        annotator = self.annotator()
-        size = annotator.sf
-        assert fit_text(annotator, self.texts, np.full(3, 600.0))
-        assert annotator.sf == size
-
-    def test_narrow_boxes_shrink_the_text_to_their_width(self):
-        annotator = self.annotator()
-        wanted = 0.7 * self.width(annotator)
-        assert fit_text(annotator, self.texts, np.full(3, wanted))
-        assert self.width(annotator) == pytest.approx(wanted, rel=0.08)  # glyph widths are whole pixels
-
-    def test_tiny_boxes_have_none(self):
-        assert not fit_text(self.annotator(), self.texts, np.full(3, 20.0))
-
-    def test_crowds_have_none(self):
-        n = MAX_LABELS + 1
-        assert fit_text(self.annotator(), self.texts[:1] * (n - 1), np.full(n - 1, 600.0))
-        assert not fit_text(self.annotator(), self.texts[:1] * n, np.full(n, 600.0))
-
-    def test_pil_text_keeps_its_size(self):
-        annotator = self.annotator(pil=True)
-        width = annotator.font.getsize(self.texts[0])[0]
-        assert fit_text(annotator, self.texts, np.full(3, width))
-        assert not fit_text(annotator, self.texts, np.full(3, 0.9 * width))

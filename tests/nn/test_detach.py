@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ultralytics.utils import YAML
 
 from yolo_uncert.engine.retrofit import branch_parameters
 from yolo_uncert.losses.context import LATER
@@ -12,17 +13,16 @@ from yolo_uncert.nn.build import build_model
 from yolo_uncert.nn.models import MODELS
 from yolo_uncert.nn.yamls import resolve
 from yolo_uncert.options import OptionError
+from yolo_uncert.paths import find_asset, list_assets
 
-BASES = ("yolov8n.yaml", "yolov5n.yaml", "yolo26n.yaml")
+RECOMMENDED = [name for name in list_assets("models") if name.endswith("-uncert.yaml")]
 TEACHING = {"kld": {}, "qfl": {}, "quality": {}, "gaussian": {"detach_mean": False}, "iou_aware": {"grad_target": True}}
 """Branches and options that change the training of the detector by more than its features."""
 
 
-def section(base: str, task: str) -> dict:
-    """Every branch that fits the base and does not teach, with the options that read most."""
+def section(task: str) -> dict:
+    """Every branch that fits YOLOv8 and does not teach, with the options that read most."""
     border = {"finer": True, "finer_channels": 3, "beside": 0.1, "turn": task == "obb"}
-    if "26" in base:
-        return {"gaussian": {}, "iou_aware": {}, "border": border}
     return {"gaussian": {"spread": True}, "dfl": {}, "iou_aware": {}, "border": border}
 
 
@@ -36,21 +36,23 @@ def gradients(model, batch):
     return {n: g for n, g in found.items() if n not in names}, {n: g for n, g in found.items() if n in names}
 
 
-@pytest.mark.parametrize("task", ["detect", "obb"])
-@pytest.mark.parametrize("base", BASES)
-def test_the_detector_has_the_gradients_of_the_stock_model_bit_for_bit(build, make_batch, base, task):
+@pytest.mark.parametrize("name", RECOMMENDED)
+def test_the_detector_has_the_gradients_of_the_stock_model_bit_for_bit(build, make_batch, name):
+    content = YAML.load(find_asset(name, "models"))
+    base, task, branches_of = content["base"], "obb" if "obb" in name else "detect", content["uncertainty"]
+    assert content["detach"] is True
     stock, _ = gradients(build(base, task), make_batch(task))
-    detached, branches = gradients(build(base, task, section(base, task), detach=True), make_batch(task))
+    detached, branches = gradients(build(base, task, branches_of, detach=True), make_batch(task))
     assert stock.keys() == detached.keys()
     assert all(torch.equal(stock[name], detached[name]) for name in stock)
     assert sum(g.abs().sum() for g in branches.values()) > 0
-    attached, _ = gradients(build(base, task, section(base, task)), make_batch(task))
+    attached, _ = gradients(build(base, task, branches_of), make_batch(task))
     assert not all(torch.equal(stock[name], attached[name]) for name in stock), "without the key they take part"
 
 
 @pytest.mark.parametrize("task", ["detect", "obb"])
 def test_in_mixed_precision_the_detector_is_the_stock_model_too_and_the_branches_are_exact(build, make_batch, task):
-    plain, model = build("yolov8n.yaml", task), build("yolov8n.yaml", task, section("yolov8n.yaml", task), detach=True)
+    plain, model = build("yolov8n.yaml", task), build("yolov8n.yaml", task, section(task), detach=True)
     with torch.autocast("cpu", torch.bfloat16):
         stock, _ = gradients(plain, make_batch(task))
         detached, _ = gradients(model, make_batch(task))
@@ -63,8 +65,8 @@ def test_in_mixed_precision_the_detector_is_the_stock_model_too_and_the_branches
 
 @pytest.mark.parametrize("task", ["detect", "obb"])
 def test_the_branches_have_the_gradients_that_they_have_anyway(build, make_batch, task):
-    _, detached = gradients(build("yolov8n.yaml", task, section("yolov8n.yaml", task), detach=True), make_batch(task))
-    _, attached = gradients(build("yolov8n.yaml", task, section("yolov8n.yaml", task)), make_batch(task))
+    _, detached = gradients(build("yolov8n.yaml", task, section(task), detach=True), make_batch(task))
+    _, attached = gradients(build("yolov8n.yaml", task, section(task)), make_batch(task))
     assert detached.keys() == attached.keys()
     for name, gradient in detached.items():
         torch.testing.assert_close(gradient, attached[name])

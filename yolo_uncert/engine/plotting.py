@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ultralytics.utils.plotting import Annotator, colors
 
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
+from yolo_uncert.engine.labels import fit_text, place_labels, text_size
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 Points: TypeAlias = npt.NDArray[np.floating[Any]]
@@ -21,12 +22,6 @@ Color: TypeAlias = tuple[int, int, int]
 
 PLUS_MINUS = "±" if int(cv2.__version__.split(".")[0]) >= 5 else "+-"
 """Older OpenCV draws ASCII only."""
-
-MAX_LABELS = 40
-"""Number of boxes above which labels would hide the picture."""
-
-MIN_TEXT_SCALE = 0.55
-"""Smallest automatic text size, relative to Ultralytics' own: below it the letters of a 640-pixel image blur."""
 
 EDGE = 0.7
 """Pixels by which OpenCV's antialiased fill exceeds a polygon on every side."""
@@ -100,6 +95,7 @@ def draw_detections(
         found: At least one box with ``side_std``, as numpy arrays.
         names: Class names.
         options: Arguments of ``Results.plot`` by name; ``labels=None`` leaves the labels out where they do not fit.
+            Labels are above the lines, those of the first boxes on top, each at the corner where it hides least.
 
     Returns:
         New Array[H, W, 3].
@@ -121,7 +117,13 @@ def draw_detections(
         texts = [""] * len(texts)
     corners = found.xyxyxyxy if oriented else found.xyxy
     for i in reversed(range(len(found))):
-        annotator.box_label(corners[i], texts[i], palette[i])
+        annotator.box_label(corners[i], "", palette[i])
+    if any(texts):
+        sizes = np.array([text_size(annotator, text) for text in texts])
+        points = corners if oriented else corners[:, [[0, 1], [0, 3], [2, 1], [2, 3]]]
+        places = place_labels(sizes, points, image.shape[1::-1])
+        for i in reversed(range(len(found))):
+            annotator.box_label(places[[i, i]], texts[i], palette[i])  # a box without extent: its label alone
     return np.asarray(annotator.result())
 
 
@@ -153,34 +155,3 @@ def _texts(
             parts.append(f"{PLUS_MINUS}{spread:.1f}px")
         texts.append(" ".join(parts))
     return texts
-
-
-def fit_text(annotator: Annotator, texts: Sequence[str], widths: Points) -> bool:
-    """Shrink the text of an annotator until the median label is not wider than the median box.
-
-    Text that PIL draws (non-Latin class names, ``pil=True``) keeps its size.
-
-    Args:
-        annotator: Annotator of Ultralytics; its text size is changed.
-        texts: The labels.
-        widths: Array[N], widths of the boxes in pixels.
-
-    Returns:
-        False when the labels would hide the picture: too many boxes, or boxes too small for readable letters.
-    """
-    if len(texts) > MAX_LABELS:
-        return False
-    scale = float(np.median(widths) / np.median([_text_width(annotator, text) for text in texts]))
-    if scale >= 1:
-        return True
-    if annotator.pil or scale < MIN_TEXT_SCALE:
-        return False
-    annotator.sf *= scale
-    annotator.tf = max(round(annotator.tf * scale), 1)
-    return True
-
-
-def _text_width(annotator: Annotator, text: str) -> float:
-    if annotator.pil:
-        return float(annotator.font.getsize(text)[0])
-    return float(cv2.getTextSize(text, 0, annotator.sf, annotator.tf)[0][0])

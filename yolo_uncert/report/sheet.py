@@ -38,7 +38,7 @@ LONGEST = 20
 """Letters of a class name that fit above a tile."""
 
 DETECTION, OBJECT = "#FFB000", "#00D0FF"
-"""Bright on dark and on light photographs; both lines have a dark seam. The object's is the thinner one, on top."""
+"""Bright on dark and on light photographs; thin, with a dark seam, so that narrow bands are seen."""
 
 BAND = (0, 176, 255)
 """The colour of the detection, as OpenCV orders channels."""
@@ -133,8 +133,8 @@ def _draw(axes: Axes, image: Image, match: Matches) -> None:
     local = np.array([[*((box[:2] - (x0, y0)) * factor), *(box[2:4] * factor), box[4]]])
     crop = draw_bands(crop, side_bands(local, np.maximum(sides[None] * factor - EDGE, 0)), [BAND])
     axes.imshow(crop[..., ::-1], extent=extent)
-    for corners, colour, width in zip(outlines, (DETECTION, OBJECT), (2.4, 1.2), strict=True):
-        axes.add_patch(Polygon(corners, fill=False, ec="black", lw=width + 1.2))
+    for corners, colour, width in zip(outlines, (DETECTION, OBJECT), (1.2, 0.9), strict=True):
+        axes.add_patch(Polygon(corners, fill=False, ec="black", lw=width + 0.8))
         axes.add_patch(Polygon(corners, fill=False, ec=colour, lw=width))
     axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]), aspect="equal", facecolor="#e9e9e9", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

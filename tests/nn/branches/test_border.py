@@ -384,4 +384,8 @@ def test_exported_files_look_at_the_same_places(tmp_path, perturb, task, form, d
             expected = model.model(image)[0].numpy()
         found = np.asarray(backend(image))
         assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=5e-3, atol=0.05)
+        # Pixels of boxes and, oriented, the offsets of their centres; three scores; standard deviations and angles.
+        pixels = [0, 1, 2, 3, *((12, 13) if task == "obb" else ())]
+        allowed = np.full((found.shape[1], 1), 1e-3)
+        allowed[pixels], allowed[4:7] = 0.05, 1e-4
+        assert (np.abs(found - expected) <= allowed + 1e-3 * np.abs(expected)).all()
