@@ -68,7 +68,7 @@ def panel(axes: Axes, folder: Path, baseline: str, compared: list[str]) -> None:
         print(f"| {name} | {' | '.join(f'{m:+.1f}{s}' for m, s in zip(mean, spread, strict=True))} |")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(COLUMNS)), COLUMNS)
-    several = f": mean and standard deviation of {len(difference)} seeds" if len(difference) > 1 else ", 1 seed"
+    several = f": mean ± std, {len(difference)} seeds" if len(difference) > 1 else ", 1 seed"
     axes.set_title(f"{folder.name}{several}")
 
 

@@ -6,7 +6,6 @@ options of loading, saving and drawing are dropped. The target is written when a
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from ultralytics.utils.patches import torch_load
 
+from yolo_uncert.data import data_name
 from yolo_uncert.engine.calibration import ATTRIBUTE
 from yolo_uncert.files import replacing
 
@@ -75,9 +75,7 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("data", "model", "pretrained"):
         if isinstance(kept.get(key), str):
             path = Path(kept[key])
-            # A packaged data yaml is trained on as a copy with its hash in the name.
-            name = re.sub(r"-[0-9a-f]{12}(?=\.yaml$)", "", path.name)
-            kept[key] = f"{path.parent.name}.yaml" if path.stem == "data" else name
+            kept[key] = f"{path.parent.name}.yaml" if path.stem == "data" else data_name(path)
     return kept
 
 

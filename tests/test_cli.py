@@ -72,6 +72,10 @@ def model(monkeypatch):
         ("demo out=here", ("demo", {"out": "here"})),
         ("demo out=2024 data_root=1e3", ("demo", {"out": "2024", "data_root": "1e3"})),
         ("demo out=None", ("demo", {"out": None})),
+        ("val data=2024_11_30 model=5e3 name=0x1", ("val", {"data": "2024_11_30", "model": "5e3", "name": "0x1"})),
+        ("predict source=2024_11_30", ("predict", {"source": "2024_11_30"})),
+        ("scene source=5.0 out=1_0", ("scene", {"source": "5.0", "out": "1_0"})),
+        ("val val detect task=detect", ("val", {"task": "detect"})),
         ("val sigma_source=none score_fusion = none", ("val", {"sigma_source": "none", "score_fusion": "none"})),
         ("val classes=none", ("val", {"classes": None})),
         ("predict half=True line_thickness=2", ("predict", {"quantize": 16, "line_width": 2})),
@@ -89,6 +93,9 @@ def test_arguments(line, expected):
         ("mode=trian", r"mode is 'trian' \(did you mean 'train'\?\)"),
         ("trian", r"'trian' is neither a mode nor key=value \(did you mean 'train'\?\)"),
         ("val epochs", "'epochs' is neither a mode nor key=value"),
+        ("val train model=a.pt", "val and train: one mode only"),
+        ("mode=val train", "val and train: one mode only"),
+        ("train obb detect", "obb and detect: one task only"),
         ("train model=", "model"),
         ("train iou_alfa=1", r"train: unknown option 'iou_alfa' \(did you mean 'iou_alpha'\?\); see yolo-uncert help"),
         ("val conff=1", r"unknown option 'conff' \(did you mean 'conf'\?\)"),
@@ -120,6 +127,25 @@ def test_settings_file_comes_before_the_command_line(tmp_path):
     expected = {"data": "a.yaml", "epochs": 9, "iou_alpha": 0.3, "save_dir": "x"}
     assert parse([f"cfg={file}", "epochs=9"]) == ("train", expected)
     assert parse(["val", f"cfg={file}"])[0] == "val"
+
+
+@pytest.mark.parametrize("mode", ["val rows=jsonl", "predict retrofit=True", "scene pdq=True", "info overlay=True"])
+def test_an_option_without_effect_is_mentioned(mode, caplog, tmp_path):
+    option = mode.split()[1].partition("=")[0]
+    parse(mode.split())
+    assert f"{mode.split()[0]}: {option} has no effect here" in caplog.text
+    caplog.clear()
+    file = tmp_path / "args.yaml"  # of a run, which has all options
+    file.write_text(yaml.safe_dump({option: True}))
+    parse([mode.split()[0], f"cfg={file}"])
+    assert "no effect" not in caplog.text
+
+
+def test_settings_file_of_a_run_does_not_lead_into_its_folder(tmp_path):
+    file = tmp_path / "args.yaml"
+    file.write_text(yaml.safe_dump({"mode": "train", "data": "a.yaml", "save_dir": str(tmp_path)}))
+    assert parse([f"cfg={file}"]) == ("train", {"data": "a.yaml"})
+    assert parse([f"cfg={file}", f"save_dir={tmp_path}"])[1]["save_dir"] == str(tmp_path)
 
 
 def test_settings_file_of_a_run_can_be_used_again(tiny):

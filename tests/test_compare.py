@@ -39,6 +39,9 @@ def test_options_with_several_values_make_variants():
     assert combinations(options) == [{}]
     assert options == {"suppress": "soft", "iou": 0.5, "imgsz": 640}, "a list of one is its value"
     assert combinations({"vote_sigma": "0.02, 0.05"}) == [{"vote_sigma": 0.02}, {"vote_sigma": 0.05}]
+    options = {"data_root": "2024,5", "iou": "0.5"}
+    assert combinations(options) == [{}]
+    assert options["data_root"] == "2024,5", "a folder is what it is called"
     assert combinations({"var_vote": "True,False"}) == [{"var_vote": True}, {"var_vote": False}]
 
 
@@ -100,6 +103,29 @@ def test_settings_of_one_model(tiny, tmp_path, caplog):
     assert variants[1].gains["AP"].value == pytest.approx(gain)
     assert "gain over suppress=hard" in "\n".join(caplog.messages)
     assert (tmp_path / "comparison.json").is_file()
+
+
+def test_what_was_validated_before_a_failure_is_kept(tiny, tmp_path, monkeypatch, caplog):
+    val = YOLO.val
+
+    def fails_at_last(self, **options):
+        if options["suppress"] == "iou-guided":
+            raise OSError("disk full")
+        return val(self, **options)
+
+    monkeypatch.setattr(YOLO, "val", fails_at_last)
+    options = {"data": str(tiny.data("detect")), "out": tmp_path, "samples": 20, "project": str(tmp_path), **QUIET}
+    with pytest.raises(OSError, match="disk full"):
+        compare(tiny.weights("detect"), suppress="hard,soft,iou-guided", **options)
+    assert "suppress=iou-guided failed; what was validated before is compared in" in caplog.text
+    names = [variant["name"] for variant in json.loads((tmp_path / "comparison.json").read_text())]
+    assert names == ["suppress=hard", "suppress=soft"]
+
+
+def test_models_of_different_tasks_are_not_compared(tiny, monkeypatch):
+    monkeypatch.setattr(YOLO, "val", lambda *_, **__: pytest.fail("validates"))
+    with pytest.raises(OptionError, match=r"is of task detect, .* is of task obb; their boxes"):
+        compare([tiny.weights("detect"), tiny.weights("obb")], data=str(tiny.data("obb")))
 
 
 def test_none_is_a_value_of_its_own():

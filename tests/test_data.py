@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from yolo_uncert.data import resolve_data
+from yolo_uncert.data import data_name, resolve_data
 from yolo_uncert.paths import find_asset, list_assets
 
 CITY = """
@@ -48,6 +48,23 @@ def test_the_resolved_yaml_is_an_ordinary_one_with_an_absolute_path(world):
         "names": {0: "plane"},
     }
     assert Path(resolved).parent == world / "cache/yolo-uncert/data"
+
+
+def test_a_resolved_yaml_goes_by_the_name_of_the_shipped_one(world):
+    (world / "datasets/city").mkdir(parents=True)
+    resolved = resolve_data("city", root=world / "datasets")
+    assert data_name(resolved) == data_name("city.yaml") == "city.yaml"
+    assert data_name("a/city-2024.yaml") == "city-2024.yaml"
+
+
+def test_a_resolved_yaml_whose_cache_was_emptied_is_made_again(world):
+    (world / "cwd/datasets/city").mkdir(parents=True)
+    resolved = resolve_data("city")
+    Path(resolved).unlink()
+    assert resolve_data(resolved) == resolved
+    assert _read(resolved)["path"] == str(world / "cwd/datasets/city")
+    with pytest.raises(FileNotFoundError, match="town-0123456789ab"):
+        resolve_data("gone/town-0123456789ab.yaml")
 
 
 def test_the_places_are_searched_in_the_documented_order(world, monkeypatch):

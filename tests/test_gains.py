@@ -43,7 +43,7 @@ def test_bars_are_the_differences_with_their_deviation(folder):
     (errors,) = axes.collections
     low, high = errors.get_segments()[-1][:, 1]
     assert (high - low) / 2 == pytest.approx(np.std([2, 6], ddof=1))
-    assert axes.get_title() == "grid: mean and standard deviation of 2 seeds"
+    assert axes.get_title() == "grid: mean ± std, 2 seeds"
 
 
 def test_table_and_picture(folder, tmp_path, capsys):

@@ -135,11 +135,27 @@ def test_after_a_training_the_model_is_its_checkpoint(tiny, tmp_path):
         assert Path(model.ckpt_path) == checkpoint_of(model) == Path(trainer.save_dir) / "weights" / "best.pt"
 
 
-def test_a_finished_training_is_not_resumed(tiny, monkeypatch):
+@pytest.mark.parametrize("resume", [True, "runs/train/weights/last.pt"])
+def test_a_finished_training_is_not_resumed(tiny, monkeypatch, resume):
     monkeypatch.setattr("ultralytics.engine.model.Model.train", lambda *args, **given: pytest.fail("trains"))
     for source in (tiny.weights("detect"), "yolov8n-uncert.yaml"):
         with pytest.raises(OptionError, match=r"nothing to resume, .* holds no unfinished training"):
-            YOLO(source).train(resume=True)
+            YOLO(source).train(resume=resume)
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path):
+    for name, content in (("text.pt", b"garbage\n"), ("cut.pt", b"PK\x03\x04"), ("empty.pt", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(
+            (ValueError, TypeError), match=rf"{name} is (no model, or damaged|not a loadable checkpoint)"
+        ):
+            YOLO(tmp_path / name)
+
+
+def test_conf_none_is_the_default(tiny, image):
+    model = YOLO(tiny.weights("detect"))
+    model(image, conf=0.9, **QUIET)
+    assert len(model(image, conf=None, **QUIET)[0].boxes) == len(model(image, conf=0.25, **QUIET)[0].boxes)
 
 
 @pytest.mark.parametrize(

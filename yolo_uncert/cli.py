@@ -26,7 +26,7 @@ from yolo_uncert.model import YOLO
 from yolo_uncert.modes import MODES
 from yolo_uncert.options import OptionError, suggest
 from yolo_uncert.paths import list_assets
-from yolo_uncert.run_options import RunOptions, chooses_none
+from yolo_uncert.run_options import RunOptions, chooses_none, run_option_names
 from yolo_uncert.scenes import detect_scene, detect_scenes
 from yolo_uncert.scenes.several import names_several
 from yolo_uncert.streams.signals import sigterm_as_interrupt
@@ -34,8 +34,8 @@ from yolo_uncert.streams.signals import sigterm_as_interrupt
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: the command was wrong, what it asked for failed, or Ctrl-C or SIGTERM (128 + SIGINT, as in shells)."""
 
-FOLDERS = ("out", "data_root")
-"""Options whose value is no Python: a folder may be named 2024."""
+TEXTS = ("out", "data_root", "data", "model", "project", "name")
+"""Options whose value is no Python: a folder may be named 2024, or 2024_11_30."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +84,25 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: The mode is missing or unknown, an argument is no ``key=value``, or its key is unknown.
     """
+    given = _given(args)
+    options = dict(given)
+    if file := options.pop("cfg", None):
+        options = {**_settings(file), **options}
+    mode = _mode(options)
+    options = _handle_deprecation(options)
+    # save_dir is no default of Ultralytics, but stands in the args.yaml of its runs.
+    allowed = [*DEFAULT_CFG_DICT, *run_option_names(), "save_dir", *MODES[mode].own]
+    for key in options:
+        if key not in allowed:
+            raise OptionError(f"{mode}: unknown option {key!r}{suggest(key, allowed)}; see yolo-uncert help {mode}")
+    heeded = {*MODES[mode].ours, *MODES[mode].own}
+    for key in [name for name in run_option_names() if name in given and name not in heeded]:
+        LOGGER.warning(f"{mode}: {key} has no effect here; see yolo-uncert help {mode}")
+    return mode, options
+
+
+def _given(args: Sequence[str]) -> dict[str, Any]:
+    """Return what stands on the command line, mode and task among it."""
     defaults = {**DEFAULT_CFG_DICT, **asdict(RunOptions())}
     options: dict[str, Any] = {}
     for arg in merge_equals_args(list(args)):
@@ -91,24 +110,23 @@ def parse(args: Sequence[str]) -> tuple[str, dict[str, Any]]:
         if "=" in text:
             key, value = _key_value(text)
             options[key] = value
-        elif text in MODES:
-            options["mode"] = text
-        elif text in TASKS:
-            options["task"] = text
+        elif text in MODES or text in TASKS:
+            kind = "mode" if text in MODES else "task"
+            if options.setdefault(kind, text) != text:
+                raise OptionError(f"{options[kind]} and {text}: one {kind} only")
         elif isinstance(defaults.get(text), bool):
             options[text] = True
         else:
             raise OptionError(f"{arg!r} is neither a mode nor key=value{_meant(text, [*MODES, *defaults])}")
-    if file := options.pop("cfg", None):
-        options = {k: v for k, v in {**YAML.load(check_yaml(file)), **options}.items() if k != "cfg"}
-    mode = _mode(options)
-    options = _handle_deprecation(options)
-    # save_dir is no default of Ultralytics, but stands in the args.yaml of its runs.
-    allowed = [*defaults, "save_dir", *MODES[mode].own]
-    for key in options:
-        if key not in allowed:
-            raise OptionError(f"{mode}: unknown option {key!r}{suggest(key, allowed)}; see yolo-uncert help {mode}")
-    return mode, options
+    return options
+
+
+def _settings(file: Any) -> dict[str, Any]:
+    """Return the options in a file; of one that a run has written all but its folder, which is not for another run."""
+    options = {k: v for k, v in YAML.load(check_yaml(file)).items() if k != "cfg"}
+    if (Path(str(options.get("save_dir"))) / "args.yaml").is_file():
+        del options["save_dir"]
+    return options
 
 
 def _mode(options: dict[str, Any]) -> str:
@@ -140,7 +158,9 @@ def _key_value(text: str) -> tuple[str, Any]:
     except AssertionError as error:
         raise OptionError(str(error)) from error
     given = text.partition("=")[2].strip()
-    return key, given if (key in FOLDERS and value is not None) or chooses_none(key, given) else value
+    # A source of digits is a camera.
+    named = key in TEXTS or (key == "source" and isinstance(value, (int, float)) and not given.isdigit())
+    return key, given if (named and value is not None) or chooses_none(key, given) else value
 
 
 def _load(options: dict[str, Any]) -> YOLO:

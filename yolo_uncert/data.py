@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 import yaml
 
 from yolo_uncert.options import OptionError
-from yolo_uncert.paths import find_asset
+from yolo_uncert.paths import find_asset, list_assets
 
 ROOT_VARIABLE = "YOLO_UNCERT_DATA"
+
+_DIGEST = re.compile(r"-[0-9a-f]{12}(?=\.yaml$)")
 
 
 def resolve_data(data: str | Path, root: str | Path | None = None) -> str:
@@ -50,6 +53,11 @@ def resolve_data(data: str | Path, root: str | Path | None = None) -> str:
     return str(_write(file.stem, {"path": str(_find_folder(file, spec, root)), **settings}))
 
 
+def data_name(data: str | Path) -> str:
+    """File name of a data yaml as its user knows it: that of a shipped one, of a file that ``resolve_data`` made."""
+    return _DIGEST.sub("", Path(data).name)
+
+
 def _read(file: Path) -> Any:
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -66,7 +74,10 @@ def _find_yaml(data: str | Path) -> Path | None:
     except FileNotFoundError:
         if _ships_with_ultralytics(Path(data).name):
             return None
-        raise
+        name = data_name(data)
+        if name == Path(data).name or not (Path(name).is_file() or name in list_assets("data")):
+            raise
+        file = find_asset(name, "data")  # a checkpoint names our file in a cache, which has been emptied since
     return file if file.suffix in {".yaml", ".yml"} else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import ultralytics
@@ -12,7 +13,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
-from yolo_uncert.engine.calibration import write_calibration
+from yolo_uncert.engine.calibration import check_level, write_calibration
 from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
 from yolo_uncert.engine.exported import is_quantized, keeping, with_size
 from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
@@ -69,7 +70,11 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
-        self._check_resume(kwargs.get("resume"))
+        if kwargs.get("resume"):
+            self._check_resume()
+            # Known by its name, data is found even if the file that the checkpoint names is no longer there.
+            if data := kwargs.get("data") or self.overrides.get("data"):
+                kwargs["data"] = data
         if isinstance(kwargs.get("pretrained"), (str, Path)):
             kwargs["pretrained"] = check_pretrained(shipped_weights(kwargs["pretrained"]))
         if isinstance(kwargs.get("data"), (list, tuple)):
@@ -107,6 +112,10 @@ class YOLO(ultralytics.YOLO):
         options = self._options(kwargs, "predict")
         if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
             raise OptionError(f"predict: batch must be at least 1 image, not {batch}")
+        if options.rows:
+            check_level(self.model, options, "predict")
+        if kwargs.get("conf", 0) is None:  # Ultralytics' way to say its default
+            del kwargs["conf"]
         ours = asdict(options) if self.task in ENGINE else {}
         if self.task == "obb":  # a predictor that is used again takes Ultralytics' default
             ours["iou"] = self.overrides.get("iou", OBB_IOU)
@@ -253,7 +262,13 @@ class YOLO(ultralytics.YOLO):
 
     def _load(self, weights: str, task: str | None = None) -> None:
         """Load a model file, of the user or by the name of one that ships with the package."""
-        super()._load(shipped_weights(weights), task)
+        file = shipped_weights(weights)
+        try:
+            super()._load(file, task)
+        except (ValueError, RuntimeError, EOFError, KeyError, AttributeError, UnpicklingError) as error:
+            if not Path(file).is_file():
+                raise
+            raise ValueError(f"{file} is no model, or damaged: {type(error).__name__}: {error}") from error
 
     def _new(self, cfg: str, task: str | None = None, verbose: bool = False) -> None:
         """Build from a yaml, ours or stock; names are looked up in the package and in Ultralytics."""
@@ -287,14 +302,14 @@ class YOLO(ultralytics.YOLO):
     def _has_branches(self) -> bool:
         return getattr(self.model, "yaml", {}).get("uncertainty") is not None
 
-    def _check_resume(self, resume: Any) -> None:
+    def _check_resume(self) -> None:
         """Refuse to go on with a training that is finished: upstream would start one on data of its own instead.
 
         Raises:
             OptionError: This model has no state of an unfinished training.
         """
         ckpt = self.ckpt or {}
-        if resume is True and (ckpt.get("epoch", -1) < 0 or ckpt.get("optimizer") is None):
+        if ckpt.get("epoch", -1) < 0 or ckpt.get("optimizer") is None:
             raise OptionError(
                 f"train: nothing to resume, {self.ckpt_path or self.model_name} holds no unfinished training. Start a "
                 "new one from it without resume, and with data="

@@ -134,6 +134,13 @@ def test_list_in_a_file_beside_the_images(folder, file, text):
     assert {Path(p).name for p in loader.skipped} == {"nowhere.png", "b2.jpg"}
 
 
+@pytest.mark.parametrize(("kind", "size"), [("file", 2), ("list", 5)])
+def test_a_list_in_a_file_has_the_batches_that_are_asked_for(folder, kind, size):
+    (folder / "l.txt").write_text("a.png\n" * 5)
+    source = folder / "l.txt" if kind == "file" else [folder / "a.png"] * 5
+    assert len(next(iter(Files(source, batch=2)))[0]) == size
+
+
 def test_brackets_in_a_list_are_part_of_a_name(folder):
     (folder / "a.png").rename(folder / "a[1].png")
     (folder / "l.txt").write_text("a[1].png\nc.png")

@@ -262,6 +262,15 @@ def test_overlay_of_cameras(run, camera, tmp_path, count):
         assert np.ptp(last[-8:, :100].astype(int)) > 100
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_overlay_of_a_video_in_batches(run, clip, tmp_path, monkeypatch, batch):
+    texts = []
+    monkeypatch.setattr("yolo_uncert.engine.predict.draw_text", lambda image, text: texts.append(text))
+    source = clip(tmp_path / "a.avi", 9, size=(320, 240), codec="MJPG")
+    list(run(source, save=True, overlay=True, batch=batch, conf=0.99))
+    assert "fps" in texts[-1]
+
+
 def test_text_of_the_overlay_and_of_the_summary():
     session = Session()
     assert session.text("") == ""

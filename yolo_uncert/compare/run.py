@@ -47,7 +47,7 @@ def compare(
 
     Raises:
         FileNotFoundError: There is no such model.
-        OptionError: Fewer than two variants, too few samples, or an option is wrong.
+        OptionError: Fewer than two variants, too few samples, models of different tasks, or an option is wrong.
         OSError: ``out`` cannot be written to.
     """
     if not isinstance(samples, int) or samples < 2:
@@ -68,7 +68,13 @@ def compare(
     for (path, name), setting in itertools.product(zip(paths, names, strict=True), settings):
         label = " ".join(filter(None, (name, *(f"{k}={v}" for k, v in setting.items()))))
         LOGGER.info(f"\nValidating {label}")
-        metrics = YOLO(path).val(**{"plots": False, **options, **setting})
+        try:
+            metrics = YOLO(path).val(**{"plots": False, **options, **setting})
+        except BaseException:
+            if len(runs) > 1:
+                write(variants_of(runs, samples), folder)
+                LOGGER.warning(f"{label} failed; what was validated before is compared in {folder}")
+            raise
         runs.append((label, metrics.matches, metrics.scored))
     variants = variants_of(runs, samples)
     LOGGER.info("\n" + table(variants))
@@ -80,8 +86,13 @@ def compare(
 def check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:
     """Look at all models and settings before the first validation, which may take an hour."""
     checked = [(check_options(s, "compare"), get_cfg(overrides=split_options(s)[0])) for s in settings]
+    tasks: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         model = YOLO(path)
+        tasks.setdefault(str(model.task), path)
+        if len(tasks) > 1:
+            said = ", ".join(f"{file} is of task {task}" for task, file in tasks.items())
+            raise OptionError(f"compare: {said}; their boxes, overlaps and sigma are not the same things")
         if isinstance(model.model, str):  # an exported file: what it predicts is known when it is loaded
             continue
         for ours, stock in checked:

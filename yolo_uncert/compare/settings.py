@@ -11,7 +11,8 @@ from ultralytics.cfg import smart_value
 
 from yolo_uncert.run_options import chooses_none, run_option_names
 
-VARIED = (*run_option_names(), "iou", "conf", "imgsz", "max_det", "agnostic_nms")
+_OURS = tuple(name for name in run_option_names() if name != "data_root")
+VARIED = (*_OURS, "iou", "conf", "imgsz", "max_det", "agnostic_nms")
 """Options that may have several values."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from ultralytics.utils import LOGGER
 
 from yolo_uncert import __version__
+from yolo_uncert.data import data_name
 from yolo_uncert.engine.calibration import Calibration, as_indices, settings_of
 from yolo_uncert.engine.calibration_table import Quality, calibration_table
 from yolo_uncert.engine.rules import pick_source
@@ -55,7 +55,7 @@ def fit_model(yolo: Any, own: CalibrationOptions, data: Any, options: dict[str, 
     args, schema, end2end = kept[0].args, kept[0].schema, kept[0].end2end
     settings = settings_of(schema, args, end2end=end2end)
     settings |= {"classes": classes} if (classes := as_indices(args.classes)) else {}
-    calibration, table = fit_calibration(matches, own, settings, Path(str(data or args.data)).name, args.split)
+    calibration, table = fit_calibration(matches, own, settings, data_name(str(data or args.data)), args.split)
     LOGGER.info(table)
     return calibration
 

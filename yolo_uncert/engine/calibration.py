@@ -20,6 +20,7 @@ from ultralytics.utils import LOGGER
 from yolo_uncert.engine.rules import pick_source
 from yolo_uncert.functional.calibrators import Scale, scale_from_dict
 from yolo_uncert.functional.conformal import Conformal
+from yolo_uncert.options import OptionError
 from yolo_uncert.run_options import RunOptions
 from yolo_uncert.schema import Schema
 
@@ -76,6 +77,25 @@ def calibration_of(model: Any) -> Calibration | None:
         values, model = getattr(model, ATTRIBUTE, None), getattr(model, "model", None)
     values = json.loads(values) if isinstance(values, str) else values
     return Calibration.from_dict(values) if values else None
+
+
+def check_level(model: Any, options: RunOptions, mode: str) -> None:
+    """Refuse a level of intervals that the calibration of a model cannot support, before anything is done.
+
+    Args:
+        model: The model in memory; of an exported file, whose calibration is read when it is loaded, the path.
+        options: Run options.
+        mode: What the message begins with.
+
+    Raises:
+        OptionError: The level is above the largest that the calibration set supports.
+    """
+    calibration = None if isinstance(model, str) else calibration_of(model)
+    if options.calibrated and calibration is not None and calibration.conformal is not None:
+        try:
+            calibration.conformal.quantile(options.interval_level)
+        except ValueError as error:
+            raise OptionError(f"{mode}: {error}") from error
 
 
 def settings_of(schema: Schema, args: SimpleNamespace, *, end2end: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from yolo_uncert.engine.calibration import Calibration, calibration_of
 from yolo_uncert.engine.schemas import METADATA_KEY as SCHEMA_KEY
 from yolo_uncert.engine.schemas import schema_of
 from yolo_uncert.nn.branches import BRANCHES
+from yolo_uncert.options import OptionError
 from yolo_uncert.schema import FIELDS
 
 TRAINING = ("data", "model", "imgsz", "epochs", "batch", "seed")
@@ -29,9 +30,14 @@ def describe_model(yolo: Any) -> str:
 
     Args:
         yolo: The facade ``YOLO``, of a checkpoint, a model yaml or an exported file.
+
+    Raises:
+        OptionError: An exported file has no metadata.
     """
     exported = isinstance(yolo.model, str)
-    lines = _exported(BaseBackend.read_metadata(yolo.model), yolo) if exported else _loaded(yolo)
+    if exported and not (metadata := BaseBackend.read_metadata(yolo.model)):
+        raise OptionError(f"info: {yolo.model} has no metadata of an export; not one of Ultralytics', or damaged")
+    lines = _exported(metadata, yolo) if exported else _loaded(yolo)
     return "\n".join(f"{name + ':':<14}{value}" for name, value in lines)
 
 

@@ -23,8 +23,9 @@ from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postproce
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.rules import check_rules
 from yolo_uncert.engine.schemas import head_of, schema_of
-from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view
+from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view, stream_name
 from yolo_uncert.ops import warm_up
+from yolo_uncert.run_options import run_option_names
 from yolo_uncert.streams.overlay import draw_text
 from yolo_uncert.streams.sources import Loading, open_source
 from yolo_uncert.streams.video import VideoFile
@@ -47,14 +48,22 @@ class _UncertPredictor(DetectionPredictor):
         self.session = Session()
         self.summary: Summary | None = None
         self._place, self._overlaid = 0, None
+        self._rules: dict[str, Any] = {}
 
     def setup_model(self, model: Any, verbose: bool = True) -> None:
         """Load the model and learn its extra channels."""
         super().setup_model(model, verbose)
         self.schema = schema_of(self.model, self.args.task)
         self.calibration = calibration_of(self.model)
-        check_rules(self.schema, self.args, end2end=getattr(self.model, "end2end", False))
+        self._check_rules()
         warm_up(self.args.suppress_backend)  # the first frame must not wait for a compiler
+
+    def _check_rules(self) -> None:
+        """Look at the options, unless they are those that were looked at last."""
+        rules = {name: getattr(self.args, name) for name in run_option_names()}
+        if rules != self._rules:
+            check_rules(self.schema, self.args, end2end=getattr(self.model, "end2end", False))
+            self._rules = rules
 
     def inference(self, im: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the model, whose head may leave out what cannot become a detection."""
@@ -94,6 +103,7 @@ class _UncertPredictor(DetectionPredictor):
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
         """Open the source, with our loaders where Ultralytics' own would fail or lag behind."""
+        self._check_rules()  # those of this call
         fixed = self.model.format != "pt" and not getattr(self.model, "dynamic", False)
         how = Loading(
             batch=self.args.batch,
@@ -160,7 +170,8 @@ class _UncertPredictor(DetectionPredictor):
         on = self.args.overlay
         wanted = self.source_type.stream or self.source_type.screenshot if on is None else on
         if wanted and self.plotted_img is not self._overlaid:
-            draw_text(self.plotted_img, self.session.text(self.batch[0][self._place] if self.dataset.bs > 1 else ""))
+            name = stream_name(self.dataset, self.batch[0][self._place])
+            draw_text(self.plotted_img, self.session.text(name))
         self._overlaid = self.plotted_img
 
     def _new_video(self, save_path: Path) -> VideoFile:

@@ -65,6 +65,11 @@ class Summary:
         return "\n".join(lines)
 
 
+def stream_name(dataset: Any, path: str) -> str:
+    """Return what the rates of an image go by: which of several streams it is of, ``""`` for all else."""
+    return path if isinstance(dataset, Streams) and dataset.bs > 1 else ""
+
+
 class Session:
     """Counts and clocks of one run."""
 
@@ -79,10 +84,8 @@ class Session:
     def begin(self, dataset: Any, paths: Sequence[str]) -> None:
         """Note a batch whose images have just been read."""
         now = time.perf_counter()
-        streams = isinstance(dataset, Streams)
-        self.captured = list(dataset.captured) if streams else [now] * len(paths)
-        names = paths if streams and dataset.bs > 1 else [""] * len(paths)
-        self._open = deque(zip(names, self.captured, strict=True))
+        self.captured = list(dataset.captured) if isinstance(dataset, Streams) else [now] * len(paths)
+        self._open = deque((stream_name(dataset, path), at) for path, at in zip(paths, self.captured, strict=True))
         self._first = now if math.isnan(self._first) else self._first
 
     def done(self, result: Any) -> None:

@@ -13,6 +13,7 @@ from ultralytics.models.yolo.obb import OBBValidator
 from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import box_iou
 
+from yolo_uncert.data import data_name
 from yolo_uncert.engine.boxes import UncertBoxes, UncertOBB
 from yolo_uncert.engine.calibration import Calibration, applicable, apply_calibration, calibration_of
 from yolo_uncert.engine.metrics import UncertDetMetrics, UncertOBBMetrics
@@ -62,7 +63,7 @@ class _UncertValidator(DetectionValidator):
     def _compare_origin(self) -> None:
         """Warn where a calibration may be about to be measured on the images that it was fitted to: names are alike."""
         origin = self.calibration.origin if self.calibration else {}
-        if origin and (origin["data"], origin["split"]) == (Path(str(self.args.data)).name, self.args.split):
+        if origin and (origin["data"], origin["split"]) == (data_name(str(self.args.data)), self.args.split):
             LOGGER.warning(
                 f"the model was calibrated on {origin['data']}, split={origin['split']}. If that is this data set, "
                 "coverage and calibration error are better than on other images: measure on another split"

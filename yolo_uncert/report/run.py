@@ -7,6 +7,7 @@ from typing import Any
 
 from ultralytics.utils import LOGGER
 
+from yolo_uncert.data import data_name
 from yolo_uncert.engine.tables import tables
 from yolo_uncert.report import plot_all, write_report
 
@@ -23,7 +24,7 @@ def report_run(validator: Any) -> None:
     figures = plot_all(metrics.matches, metrics.scored, validator.save_dir, metrics.names)
     settings = {name: value for name, value in sorted(vars(validator.args).items()) if value is not None}
     all_tables = [*tables(metrics), *metrics.further]
-    model, data = (Path(str(settings.get(name, name))) for name in ("model", "data"))
-    title = f"Uncertainty of {model.name} on {data.stem}"
+    model, data = Path(str(settings.get("model", "model"))).name, data_name(str(settings.get("data", "data")))
+    title = f"Uncertainty of {model} on {Path(data).stem}"
     file = write_report(validator.save_dir, title, settings, all_tables, figures)
     LOGGER.info(f"Report with tables and plots: {file}")

@@ -13,12 +13,11 @@ import torch
 import ultralytics
 
 from yolo_uncert import __version__
-from yolo_uncert.engine.calibration import calibration_of
+from yolo_uncert.engine.calibration import check_level
 from yolo_uncert.engine.options import check_options
 from yolo_uncert.files import check_folder
 from yolo_uncert.model import YOLO
 from yolo_uncert.options import OptionError
-from yolo_uncert.run_options import RunOptions
 from yolo_uncert.scenes.finder import ModelFinder
 from yolo_uncert.scenes.pixels import STRETCH, choose_look
 from yolo_uncert.scenes.progress import Progress, model_digest, source_stamp
@@ -78,7 +77,7 @@ def detect_scene(
     check_switches(resume=resume, dota=dota)
     model = model if isinstance(model, YOLO) else YOLO(model)
     ours = check_options(options, "scene")
-    _check_level(model, ours)
+    check_level(model.model, ours, "scene")
     title = "scene" if isinstance(source, np.ndarray) else str(source)
     if out is not None:
         _check_out(Path(out), title, dota)
@@ -131,16 +130,6 @@ def check_switches(**switches: Any) -> None:
 def settings(options: Mapping[str, Any]) -> dict[str, str]:
     """Return the options of predict that a result depends on: the level of the intervals is that of its files."""
     return {name: str(value) for name, value in options.items() if name != "interval_level"}
-
-
-def _check_level(model: YOLO, options: RunOptions) -> None:
-    """Refuse a level that the model's calibration cannot support before anything is done."""
-    calibration = None if isinstance(model.model, str) else calibration_of(model.model)
-    if options.calibrated and calibration is not None and calibration.conformal is not None:
-        try:
-            calibration.conformal.quantile(options.interval_level)
-        except ValueError as error:
-            raise OptionError(f"scene: {error}") from error
 
 
 def origin(model: YOLO, source: str | Path | npt.NDArray[Any]) -> dict[str, str]:

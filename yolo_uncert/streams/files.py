@@ -19,7 +19,7 @@ from yolo_uncert.streams.pixels import as_uint8
 
 LISTS = (".txt", ".csv")
 WHOLE = 64
-"""Images of a list that make one batch, as any number of them does in Ultralytics, whatever ``batch`` says."""
+"""Images of a list in Python that make one batch, as any number of them does in Ultralytics, at any ``batch``."""
 
 TOLERANCE = 0.02
 """Share of a video's frames by which its header may be wrong without a message."""
@@ -31,7 +31,7 @@ class Files(LoadImagesAndVideos):
     Args:
         path: File, folder, pattern, list of them, or a .txt or .csv file that lists them. A list of images keeps its
             order; videos come after images.
-        batch: Images per batch, at least; a list of images is one batch up to ``WHOLE``.
+        batch: Images per batch; a list of images in Python is one batch up to ``WHOLE``, if that is more.
         stride: Every how many frames of a video one is read.
         channels: Channels that the model takes.
 
@@ -53,6 +53,7 @@ class Files(LoadImagesAndVideos):
     ) -> None:
         self.source_type = SourceTypes()
         self.skipped: dict[str, str] = {}
+        whole = not isinstance(path, (str, Path))
         if isinstance(path, (str, Path)) and Path(path).suffix.lower() in LISTS and Path(path).is_file():
             path = _listed(Path(path))
         if not isinstance(path, (str, Path)):
@@ -65,7 +66,8 @@ class Files(LoadImagesAndVideos):
         super().__init__(path, batch, stride, channels)
         if not isinstance(path, (str, Path)) and all(Path(p).is_file() for p in path):
             self._keep_order(path)
-            self.bs = self.bs if self.ni < self.nf else max(self.bs, min(self.ni, WHOLE))
+            if whole and self.ni == self.nf:
+                self.bs = max(self.bs, min(self.ni, WHOLE))
 
     def __next__(self) -> tuple[list[str], list[Any], list[str]]:
         """Return paths, images and descriptions of the next batch."""

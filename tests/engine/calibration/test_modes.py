@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 from ultralytics.utils import ROOT, YAML
 
@@ -118,6 +119,13 @@ def test_calibrating_a_model(weights, tiny, image, caplog, kind):
     assert_close(boxes(model(image(kind), **PREDICT)[0]).std, raw.std, rtol=1e-4, atol=1e-5)
 
 
+def test_a_level_that_the_calibration_cannot_support_is_refused_before_anything_runs(marked, image, tmp_path):
+    model = YOLO(marked("detect", conformal=True))
+    with pytest.raises(OptionError, match=r"predict: .*0\.99"):
+        model.predict(image("detect"), rows="jsonl", interval_level=0.99, project=str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.usefixtures("few_suffice")
 def test_images_of_the_fit_are_told_from_others(weights, tiny, tmp_path, caplog):
     options = {**QUIET, "data": str(tiny.data("detect")), "plots": False, "project": str(tmp_path), "exist_ok": True}
@@ -131,6 +139,20 @@ def test_images_of_the_fit_are_told_from_others(weights, tiny, tmp_path, caplog)
     assert said["other"]["settings"]["calibration"]["split"] == "train"
     model.val(split="val", name="raw", calibrated=False, **options)
     assert json.loads((tmp_path / "raw" / "uncertainty.json").read_text())["settings"]["calibration"] is None
+
+
+@pytest.mark.usefixtures("few_suffice")
+def test_so_they_are_with_a_data_set_that_is_looked_for(weights, tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    content = yaml.safe_load(tiny.data("detect").read_text())
+    data = tmp_path / "shipped.yaml"  # resolved to a copy whose name has a digest
+    data.write_text(yaml.safe_dump({**content, "local": tiny.data("detect").parent.name}))
+    where = {"data": str(data), "data_root": str(tiny.data("detect").parents[1])}
+    options = {**QUIET, **where, "split": "train", "plots": False, "project": str(tmp_path), "exist_ok": True}
+    model = YOLO(weights("detect"))
+    model.calibrate(level=0.5, **options)
+    model.val(name="same", **options)
+    assert "was calibrated on shipped.yaml, split=train. If that is this data set" in caplog.text
 
 
 @pytest.mark.usefixtures("few_suffice")
