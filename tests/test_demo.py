@@ -30,6 +30,7 @@ def test_scenes_with_known_noise(easy, tiny, tmp_path, task):
     assert [name.strip() for name in table][4:7] == ["small objects", "medium objects", "large objects"]
     assert ("angle sigma / known noise" in table) == (task == "obb")
     assert 0.2 < table["AP50"] <= 1
+    assert np.isfinite(table["sigma / known noise"])
     assert 0 < table["AP50-95"] < table["AP50"]
     assert len(load_truth(folder / "scenes", "val")) == 8
     for file in ("predictions.jpg", "sigma.png"):
@@ -58,8 +59,11 @@ def test_data_of_the_user(easy, tiny, tmp_path, monkeypatch):
 
 def test_first_look_takes_no_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    look, seen = module.first_look, []
+    monkeypatch.setattr(module, "first_look", lambda *args: seen.extend(look(*args)))
     assert main(["demo", "epochs=0", "out=here"]) == 0
     assert [file.name for file in (tmp_path / "here" / "detect").iterdir() if file.is_file()] == ["first-look.jpg"]
+    assert [len(result.obb) > 0 for result in seen] == [True] * module.PICTURES
     assert np.ptp(cv2.imread("here/detect/first-look.jpg")) > 100
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import ultralytics
 import yaml
 
 from yolo_uncert import YOLO
@@ -97,6 +98,19 @@ def test_a_grid_is_trained_once_and_tabulated(run, grid, tmp_path, monkeypatch, 
     run.main(str(grid), str(tmp_path / "out"), "lr0=0.01")
     assert (folder / "table.md").read_text(encoding="utf-8").splitlines() == lines
     assert lines[2] in capsys.readouterr().out
+
+
+def test_ap_of_a_stock_model_is_that_of_ultralytics(run, tiny, tmp_path):
+    options = {"data": str(tiny.data("detect")), "imgsz": 64, "batch": 8, "device": "cpu", "workers": 0}
+    cell = run.Cell("a", 0, tmp_path, {}, {"hard": {"sigma_source": "dfl"}}, options)
+    found = run.evaluate(cell, Path(tiny.weights("stock")))["hard"]
+    box = ultralytics.YOLO(tiny.weights("stock")).val(**options, plots=False, project=str(tmp_path)).box
+    expected = 100 * box.all_ap.mean(0)
+    assert found["AP50"] == pytest.approx(100 * box.map50) == pytest.approx(expected[0])
+    assert [found[name] for name in ("AP75", "AP85", "AP90")] == pytest.approx(expected[[5, 7, 8]])
+    assert found["AP"] == pytest.approx(100 * box.map)
+    assert found["AP50"] > found["AP"] > 1
+    assert np.isfinite([found[name] for name in run.SIGMA_COLUMNS]).all()
 
 
 def test_a_rule_is_evaluated_again_once_a_default_is_another_one(run, tmp_path, monkeypatch):

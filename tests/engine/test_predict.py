@@ -322,6 +322,17 @@ def border_models(tiny, tmp_path_factory):
     return found
 
 
+def test_rules_of_a_later_call_are_looked_at_too(tiny, images, caplog):
+    model, source, options = YOLO(tiny.weights("e2e")), images["detect"][0], {**QUIET, "nms": False}
+    model.predict(source, **options)
+    assert "have no effect" not in caplog.text
+    for _ in range(2):
+        model.predict(source, **options, var_vote=True)
+    assert caplog.text.count("suppress and var_vote have no effect") == 1
+    with pytest.raises(OptionError, match="sigma_source=dfl: this model has no such branch"):
+        model.predict(source, **options, sigma_source="dfl")
+
+
 @pytest.mark.parametrize("kind", ["detect", "obb", "e2e", "border detect", "border obb"])
 @pytest.mark.parametrize("rule", [{}, {"suppress": "soft", "var_vote": True}, {"iou_alpha": 1.0}, {"conf": 0.01}])
 def test_the_head_runs_where_detections_may_be_with_the_same_result(
