@@ -4,9 +4,9 @@ Compares the predicted standard deviations of kinds of boxes, at the same class 
 of high and of low score, at the border of the image, overlapped by another box, faint, blurred and, with META (image
 name to attributes), by what is known of the image. Each kind has two factors: by how much its sigma, and its error, is
 larger than what class and size let expect. A sigma that knows why it is large has both factors alike; a true one has
-68 % of the errors within it. Writes ``where-sigma.md`` and ``where-sigma.png`` into OUT, and crops of the boxes that
-``predict`` shows whose sigma is the most above and below what class and size let expect: ``widest.jpg``,
-``narrowest.jpg``.
+68 % of the errors within it. Sigma is read as trained, without a calibration. Writes ``where-sigma.md`` and
+``where-sigma.png`` into OUT, and crops of the boxes that ``predict`` shows whose sigma is the most above and below what
+class and size let expect: ``widest.jpg``, ``narrowest.jpg``.
 """
 
 from __future__ import annotations
@@ -171,7 +171,8 @@ def main(model: str, data: str, imgsz: str, out: str, meta: str | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     attributes = json.loads(Path(meta).read_text(encoding="utf-8")) if meta else {}
     options = {"plots": False, "verbose": False, "workers": 0, "project": str(folder), "name": "val", "exist_ok": True}
-    metrics = YOLO(model).val(data=data, imgsz=int(imgsz), **options)
+    # A calibration may have been fitted to these very images.
+    metrics = YOLO(model).val(data=data, imgsz=int(imgsz), calibrated=False, **options)
     matches = metrics.matches
     if not len(matches) or not np.isfinite(matches.sigma).all():
         sys.exit(f"{model}: no box was matched" if not len(matches) else f"{model} predicts no standard deviations")

@@ -75,6 +75,7 @@ def model(monkeypatch):
         ("val data=2024_11_30 model=5e3 name=0x1", ("val", {"data": "2024_11_30", "model": "5e3", "name": "0x1"})),
         ("predict source=2024_11_30", ("predict", {"source": "2024_11_30"})),
         ("scene source=5.0 out=1_0", ("scene", {"source": "5.0", "out": "1_0"})),
+        ("train data=['a.yaml','b.yaml'] save_dir=1_0", ("train", {"data": ["a.yaml", "b.yaml"], "save_dir": "1_0"})),
         ("val val detect task=detect", ("val", {"task": "detect"})),
         ("val sigma_source=none score_fusion = none", ("val", {"sigma_source": "none", "score_fusion": "none"})),
         ("val classes=none", ("val", {"classes": None})),
@@ -95,6 +96,8 @@ def test_arguments(line, expected):
         ("val epochs", "'epochs' is neither a mode nor key=value"),
         ("val train model=a.pt", "val and train: one mode only"),
         ("mode=val train", "val and train: one mode only"),
+        ("val mode=train", "val and train: one mode only"),
+        ("train obb task=detect", "obb and detect: one task only"),
         ("train obb detect", "obb and detect: one task only"),
         ("train model=", "model"),
         ("train iou_alfa=1", r"train: unknown option 'iou_alfa' \(did you mean 'iou_alpha'\?\); see yolo-uncert help"),
@@ -122,7 +125,7 @@ def test_file_without_a_key_is_told_its_key(tmp_path, monkeypatch, name, key):
 
 
 def test_settings_file_comes_before_the_command_line(tmp_path):
-    file = tmp_path / "args.yaml"
+    file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"mode": "train", "data": "a.yaml", "epochs": 3, "iou_alpha": 0.3, "save_dir": "x"}))
     expected = {"data": "a.yaml", "epochs": 9, "iou_alpha": 0.3, "save_dir": "x"}
     assert parse([f"cfg={file}", "epochs=9"]) == ("train", expected)
@@ -143,7 +146,8 @@ def test_an_option_without_effect_is_mentioned(mode, caplog, tmp_path):
 
 def test_settings_file_of_a_run_does_not_lead_into_its_folder(tmp_path):
     file = tmp_path / "args.yaml"
-    file.write_text(yaml.safe_dump({"mode": "train", "data": "a.yaml", "save_dir": str(tmp_path)}))
+    leads = {"save_dir": str(tmp_path), "exist_ok": True, "resume": "weights/last.pt"}
+    file.write_text(yaml.safe_dump({"mode": "train", "data": "a.yaml", **leads}))
     assert parse([f"cfg={file}"]) == ("train", {"data": "a.yaml"})
     assert parse([f"cfg={file}", f"save_dir={tmp_path}"])[1]["save_dir"] == str(tmp_path)
 
@@ -168,7 +172,7 @@ def test_resume_takes_its_model_from_the_checkpoint(model):
     assert main(["train", "resume", "model=b/last.pt"]) == 0
     assert model == [
         ("YOLO", "a/last.pt", None),
-        ("train", {"resume": "a/last.pt"}),
+        ("train", {"resume": True}),
         ("YOLO", "b/last.pt", None),
         ("train", {"resume": True}),
     ]

@@ -63,6 +63,8 @@ def test_a_resolved_yaml_whose_cache_was_emptied_is_made_again(world):
     Path(resolved).unlink()
     assert resolve_data(resolved) == resolved
     assert _read(resolved)["path"] == str(world / "cwd/datasets/city")
+    (world / "cwd/datasets").rename(world / "moved")
+    assert _read(resolve_data(resolved, world / "moved"))["path"] == str(world / "moved/city")
     with pytest.raises(FileNotFoundError, match="town-0123456789ab"):
         resolve_data("gone/town-0123456789ab.yaml")
 

@@ -135,12 +135,11 @@ def test_after_a_training_the_model_is_its_checkpoint(tiny, tmp_path):
         assert Path(model.ckpt_path) == checkpoint_of(model) == Path(trainer.save_dir) / "weights" / "best.pt"
 
 
-@pytest.mark.parametrize("resume", [True, "runs/train/weights/last.pt"])
-def test_a_finished_training_is_not_resumed(tiny, monkeypatch, resume):
+def test_a_finished_training_is_not_resumed(tiny, monkeypatch):
     monkeypatch.setattr("ultralytics.engine.model.Model.train", lambda *args, **given: pytest.fail("trains"))
     for source in (tiny.weights("detect"), "yolov8n-uncert.yaml"):
         with pytest.raises(OptionError, match=r"nothing to resume, .* holds no unfinished training"):
-            YOLO(source).train(resume=resume)
+            YOLO(source).train(resume=True)
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path):

@@ -87,6 +87,16 @@ def test_boxes_at_the_border_have_a_factor_of_their_own(picture):
     assert "light: day" not in found, "one value of an attribute tells nothing"
 
 
+def test_script(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(where_sigma, "FEWEST", 1)
+    where_sigma.main(tiny.weights("detect"), str(tiny.data("detect")), "64", str(tmp_path / "out"))
+    table = (tmp_path / "out" / "where-sigma.md").read_text()
+    assert table in capsys.readouterr().out
+    assert "| inside | " in table
+    for name in ("where-sigma.png", "widest.jpg", "narrowest.jpg"):
+        assert np.ptp(cv2.imread(str(tmp_path / "out" / name))) > 100
+
+
 def test_figure_and_table():
     rows = {
         "at the border": where_sigma.Kind(40, 3, 3, 1.5, 1.4, 0.7),

@@ -34,8 +34,11 @@ from yolo_uncert.streams.signals import sigterm_as_interrupt
 USAGE_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 """Exit codes: the command was wrong, what it asked for failed, or Ctrl-C or SIGTERM (128 + SIGINT, as in shells)."""
 
-TEXTS = ("out", "data_root", "data", "model", "project", "name")
+FOLDERS = ("out", "data_root", "save_dir", "project", "name")
 """Options whose value is no Python: a folder may be named 2024, or 2024_11_30."""
+
+FILES = ("data", "model", "source")
+"""Options whose value is no number; a source of digits is a camera."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,24 +112,22 @@ def _given(args: Sequence[str]) -> dict[str, Any]:
         text = arg.removeprefix("--")
         if "=" in text:
             key, value = _key_value(text)
-            options[key] = value
         elif text in MODES or text in TASKS:
-            kind = "mode" if text in MODES else "task"
-            if options.setdefault(kind, text) != text:
-                raise OptionError(f"{options[kind]} and {text}: one {kind} only")
+            key, value = "mode" if text in MODES else "task", text
         elif isinstance(defaults.get(text), bool):
-            options[text] = True
+            key, value = text, True
         else:
             raise OptionError(f"{arg!r} is neither a mode nor key=value{_meant(text, [*MODES, *defaults])}")
+        if key in ("mode", "task") and options.get(key, value) != value:
+            raise OptionError(f"{options[key]} and {value}: one {key} only")
+        options[key] = value
     return options
 
 
 def _settings(file: Any) -> dict[str, Any]:
-    """Return the options in a file; of one that a run has written all but its folder, which is not for another run."""
-    options = {k: v for k, v in YAML.load(check_yaml(file)).items() if k != "cfg"}
-    if (Path(str(options.get("save_dir"))) / "args.yaml").is_file():
-        del options["save_dir"]
-    return options
+    """Return the options in a file; of one that a run has written, without those that lead into its folder."""
+    left = {"cfg", "save_dir", "exist_ok", "resume"} if Path(str(file)).name == "args.yaml" else {"cfg"}
+    return {k: v for k, v in YAML.load(check_yaml(file)).items() if k not in left}
 
 
 def _mode(options: dict[str, Any]) -> str:
@@ -158,9 +159,9 @@ def _key_value(text: str) -> tuple[str, Any]:
     except AssertionError as error:
         raise OptionError(str(error)) from error
     given = text.partition("=")[2].strip()
-    # A source of digits is a camera.
-    named = key in TEXTS or (key == "source" and isinstance(value, (int, float)) and not given.isdigit())
-    return key, given if (named and value is not None) or chooses_none(key, given) else value
+    camera = key == "source" and given.isdigit()
+    named = (key in FOLDERS and value is not None) or (key in FILES and isinstance(value, (int, float)) and not camera)
+    return key, given if named or chooses_none(key, given) else value
 
 
 def _load(options: dict[str, Any]) -> YOLO:
@@ -175,7 +176,7 @@ def _load(options: dict[str, Any]) -> YOLO:
 
 def _train(options: dict[str, Any]) -> None:
     if options.get("resume") and options["resume"] is not True:
-        options["model"] = options["resume"]
+        options |= {"model": options["resume"], "resume": True}
     if not options.get("data") and not options.get("resume"):
         raise OptionError(f"data= is missing: a data yaml of yours, or one of {', '.join(list_assets('data'))}")
     _load(options).train(**options)

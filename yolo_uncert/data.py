@@ -48,7 +48,9 @@ def resolve_data(data: str | Path, root: str | Path | None = None) -> str:
         return str(data)
     spec = _read(file)
     if not isinstance(spec, dict) or "local" not in spec:
-        return str(file)
+        shipped = _shipped(file)
+        moved = shipped and isinstance(spec, dict) and (root is not None or not Path(str(spec.get("path"))).is_dir())
+        return resolve_data(shipped, root) if shipped and moved else str(file)
     settings = {key: value for key, value in spec.items() if key not in {"local", "source"}}
     return str(_write(file.stem, {"path": str(_find_folder(file, spec, root)), **settings}))
 
@@ -56,6 +58,13 @@ def resolve_data(data: str | Path, root: str | Path | None = None) -> str:
 def data_name(data: str | Path) -> str:
     """File name of a data yaml as its user knows it: that of a shipped one, of a file that ``resolve_data`` made."""
     return _DIGEST.sub("", Path(data).name)
+
+
+def _shipped(data: str | Path) -> str | None:
+    """Name of the yaml that ``resolve_data`` made a file from, if it is one of ours and that yaml is known."""
+    name = data_name(data)
+    known = name != Path(data).name and (Path(name).is_file() or name in list_assets("data"))
+    return name if known else None
 
 
 def _read(file: Path) -> Any:
@@ -74,10 +83,9 @@ def _find_yaml(data: str | Path) -> Path | None:
     except FileNotFoundError:
         if _ships_with_ultralytics(Path(data).name):
             return None
-        name = data_name(data)
-        if name == Path(data).name or not (Path(name).is_file() or name in list_assets("data")):
+        if (shipped := _shipped(data)) is None:
             raise
-        file = find_asset(name, "data")  # a checkpoint names our file in a cache, which has been emptied since
+        file = find_asset(shipped, "data")  # a checkpoint names our file in a cache, which has been emptied since
     return file if file.suffix in {".yaml", ".yml"} else None
 
 

@@ -13,7 +13,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, RANK
 
 from yolo_uncert.data import resolve_data
 from yolo_uncert.engine.calibrate import fit_model
-from yolo_uncert.engine.calibration import check_level, write_calibration
+from yolo_uncert.engine.calibration import check_interval_level, write_calibration
 from yolo_uncert.engine.checkpoints import checkpoint_of, put_calibration, store_calibration, target_file
 from yolo_uncert.engine.exported import is_quantized, keeping, with_size
 from yolo_uncert.engine.options import OBB_IOU, check_options, class_indices, has_names, split_options
@@ -70,7 +70,7 @@ class YOLO(ultralytics.YOLO):
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """Train, with our run options beside those of Ultralytics; see ``yolo-uncert help train``."""
         check_options(kwargs, "train")
-        if kwargs.get("resume"):
+        if kwargs.get("resume") is True:
             self._check_resume()
             # Known by its name, data is found even if the file that the checkpoint names is no longer there.
             if data := kwargs.get("data") or self.overrides.get("data"):
@@ -113,7 +113,7 @@ class YOLO(ultralytics.YOLO):
         if isinstance(batch := kwargs.get("batch"), (int, float)) and batch < 1:
             raise OptionError(f"predict: batch must be at least 1 image, not {batch}")
         if options.rows:
-            check_level(self.model, options, "predict")
+            check_interval_level(self.model, options, kwargs.get("mode", "predict"))
         if kwargs.get("conf", 0) is None:  # Ultralytics' way to say its default
             del kwargs["conf"]
         ours = asdict(options) if self.task in ENGINE else {}
@@ -265,8 +265,8 @@ class YOLO(ultralytics.YOLO):
         file = shipped_weights(weights)
         try:
             super()._load(file, task)
-        except (ValueError, RuntimeError, EOFError, KeyError, AttributeError, UnpicklingError) as error:
-            if not Path(file).is_file():
+        except (ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+            if isinstance(error, OptionError) or not Path(file).is_file():
                 raise
             raise ValueError(f"{file} is no model, or damaged: {type(error).__name__}: {error}") from error
 

@@ -90,7 +90,7 @@ MODES: dict[str, Mode] = {
         "yolo-uncert train model=yolo11n-uncert.yaml data=bccd.yaml epochs=50 imgsz=320",
         _TRAIN,
         ("classes",),
-        ("retrofit", "data_root", *_SIGMA),
+        ("retrofit", "data_root", "pdq", *_SIGMA),
         defaults={"task": _OF_MODEL},
     ),
     "val": Mode(
@@ -166,7 +166,7 @@ MODES: dict[str, Mode] = {
             *("model", "imgsz", "batch", "device", "data", "split", "fraction", "quantize", "name", "verbose"),
             *("nms", "conf", "iou", "max_det", "agnostic_nms"),
         ),
-        ("data_root",),
+        ("data_root", "sigma_source"),
         defaults={**_TRAINED, "batch": "1", "verbose": "False"},
     ),
     "compare": Mode(
@@ -174,7 +174,7 @@ MODES: dict[str, Mode] = {
         "yolo-uncert compare model=a.pt,b.pt data=bccd.yaml suppress=hard,soft",
         ("Val",),
         _VAL,
-        ("data_root", *_APPLIED),
+        ("data_root", "pdq", *_APPLIED),
         {
             "samples": "Draws of images for the intervals (default 500).",
             "out": "Folder for comparison.json and .csv (default: a new one, compare, beside the other runs).",
@@ -201,7 +201,7 @@ MODES: dict[str, Mode] = {
         "Show a trained model (epochs=0: no more), then train one on generated scenes or your data.",
         "yolo-uncert demo",
         _TRAIN,
-        ours=("retrofit", "data_root", *_SIGMA),
+        ours=("retrofit", "data_root", "pdq", *_SIGMA),
         own={
             "out": "Folder for data, runs and pictures (default runs/demo).",
             "scenes": "Scenes with known label noise to train on (default 480).",

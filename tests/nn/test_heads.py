@@ -329,7 +329,7 @@ def test_half_precision_predicts_half_and_agrees(build, perturb, make_batch):
         expected = model(image)[0]
         y = model.bfloat16()(image.bfloat16())[0]
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y[:, 7:].float(), expected[:, 7:], rtol=0.02, atol=2e-3)
+    torch.testing.assert_close(y[:, 7:].float(), expected[:, 7:], rtol=0.05, atol=0.01)
 
 
 @pytest.mark.parametrize("branch", NEED_DFL)

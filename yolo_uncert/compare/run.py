@@ -71,9 +71,7 @@ def compare(
         try:
             metrics = YOLO(path).val(**{"plots": False, **options, **setting})
         except BaseException:
-            if len(runs) > 1:
-                write(variants_of(runs, samples), folder)
-                LOGGER.warning(f"{label} failed; what was validated before is compared in {folder}")
+            _rescue(runs, samples, folder)
             raise
         runs.append((label, metrics.matches, metrics.scored))
     variants = variants_of(runs, samples)
@@ -81,6 +79,16 @@ def compare(
     write(variants, folder)
     LOGGER.info(f"Results saved to {folder}")
     return variants
+
+
+def _rescue(runs: list[tuple[str, Any, Any]], samples: int, folder: Path) -> None:
+    """Write what was validated before a failure, which is not to be hidden by another one."""
+    try:
+        if runs:
+            write(variants_of(runs, samples), folder)
+            LOGGER.warning(f"the comparison ends here; what was validated so far is in {folder}")
+    except (ValueError, OSError) as error:
+        LOGGER.warning(f"what was validated so far could not be written: {error}")
 
 
 def check(paths: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> None:

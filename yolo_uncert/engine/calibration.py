@@ -79,7 +79,7 @@ def calibration_of(model: Any) -> Calibration | None:
     return Calibration.from_dict(values) if values else None
 
 
-def check_level(model: Any, options: RunOptions, mode: str) -> None:
+def check_interval_level(model: Any, options: RunOptions, mode: str) -> None:
     """Refuse a level of intervals that the calibration of a model cannot support, before anything is done.
 
     Args:
@@ -91,7 +91,12 @@ def check_level(model: Any, options: RunOptions, mode: str) -> None:
         OptionError: The level is above the largest that the calibration set supports.
     """
     calibration = None if isinstance(model, str) else calibration_of(model)
-    if options.calibrated and calibration is not None and calibration.conformal is not None:
+    if not options.calibrated or calibration is None or calibration.conformal is None:
+        return
+    if options.sigma_source in (
+        None,
+        calibration.settings.get("sigma_source"),
+    ):  # of another one intervals are Gaussian
         try:
             calibration.conformal.quantile(options.interval_level)
         except ValueError as error:

@@ -23,7 +23,7 @@ from yolo_uncert.engine.postprocess import Detections, letterbox_gain, postproce
 from yolo_uncert.engine.results import UncertResults
 from yolo_uncert.engine.rules import check_rules
 from yolo_uncert.engine.schemas import head_of, schema_of
-from yolo_uncert.engine.session import Session, Summary, own_trackers, slot_view, stream_name
+from yolo_uncert.engine.session import Session, Summary, own_trackers, rate_key, slot_view
 from yolo_uncert.ops import warm_up
 from yolo_uncert.run_options import run_option_names
 from yolo_uncert.streams.overlay import draw_text
@@ -170,7 +170,7 @@ class _UncertPredictor(DetectionPredictor):
         on = self.args.overlay
         wanted = self.source_type.stream or self.source_type.screenshot if on is None else on
         if wanted and self.plotted_img is not self._overlaid:
-            name = stream_name(self.dataset, self.batch[0][self._place])
+            name = rate_key(self.dataset, self.batch[0][self._place])
             draw_text(self.plotted_img, self.session.text(name))
         self._overlaid = self.plotted_img
 

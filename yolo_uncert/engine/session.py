@@ -65,7 +65,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def stream_name(dataset: Any, path: str) -> str:
+def rate_key(dataset: Any, path: str) -> str:
     """Return what the rates of an image go by: which of several streams it is of, ``""`` for all else."""
     return path if isinstance(dataset, Streams) and dataset.bs > 1 else ""
 
@@ -85,7 +85,7 @@ class Session:
         """Note a batch whose images have just been read."""
         now = time.perf_counter()
         self.captured = list(dataset.captured) if isinstance(dataset, Streams) else [now] * len(paths)
-        self._open = deque((stream_name(dataset, path), at) for path, at in zip(paths, self.captured, strict=True))
+        self._open = deque((rate_key(dataset, path), at) for path, at in zip(paths, self.captured, strict=True))
         self._first = now if math.isnan(self._first) else self._first
 
     def done(self, result: Any) -> None:

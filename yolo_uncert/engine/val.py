@@ -63,7 +63,8 @@ class _UncertValidator(DetectionValidator):
     def _compare_origin(self) -> None:
         """Warn where a calibration may be about to be measured on the images that it was fitted to: names are alike."""
         origin = self.calibration.origin if self.calibration else {}
-        if origin and (origin["data"], origin["split"]) == (data_name(str(self.args.data)), self.args.split):
+        here = data_name(str(self.args.data)), self.args.split
+        if origin and (data_name(origin["data"]), origin["split"]) == here:
             LOGGER.warning(
                 f"the model was calibrated on {origin['data']}, split={origin['split']}. If that is this data set, "
                 "coverage and calibration error are better than on other images: measure on another split"

@@ -13,7 +13,7 @@ import torch
 import ultralytics
 
 from yolo_uncert import __version__
-from yolo_uncert.engine.calibration import check_level
+from yolo_uncert.engine.calibration import check_interval_level
 from yolo_uncert.engine.options import check_options
 from yolo_uncert.files import check_folder
 from yolo_uncert.model import YOLO
@@ -77,7 +77,7 @@ def detect_scene(
     check_switches(resume=resume, dota=dota)
     model = model if isinstance(model, YOLO) else YOLO(model)
     ours = check_options(options, "scene")
-    check_level(model.model, ours, "scene")
+    check_interval_level(model.model, ours, "scene")
     title = "scene" if isinstance(source, np.ndarray) else str(source)
     if out is not None:
         _check_out(Path(out), title, dota)
