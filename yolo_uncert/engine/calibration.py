@@ -93,10 +93,8 @@ def check_interval_level(model: Any, options: RunOptions, mode: str) -> None:
     calibration = None if isinstance(model, str) else calibration_of(model)
     if not options.calibrated or calibration is None or calibration.conformal is None:
         return
-    if options.sigma_source in (
-        None,
-        calibration.settings.get("sigma_source"),
-    ):  # of another one intervals are Gaussian
+    # Of another source intervals are Gaussian.
+    if options.sigma_source in (None, calibration.settings.get("sigma_source")):
         try:
             calibration.conformal.quantile(options.interval_level)
         except ValueError as error:
