@@ -64,7 +64,7 @@ def compare(
     check(paths, [{**options, **setting} for setting in settings])
     folder = Path(out) if out else increment_path(RUNS_DIR / "compare", mkdir=True)
     check_folder(folder, "compare: out")
-    runs = []
+    runs: list[tuple[str, Any, Any]] = []
     for (path, name), setting in itertools.product(zip(paths, names, strict=True), settings):
         label = " ".join(filter(None, (name, *(f"{k}={v}" for k, v in setting.items()))))
         LOGGER.info(f"\nValidating {label}")
