@@ -1,10 +1,10 @@
 """Compare sigma with what else a user could pick: ``python experiments/alternatives.py GRID.yaml RUNS [OUT.csv]``.
 
 GRID and RUNS are those of ``experiments/run.py``, which has trained the row ``stock`` of the grid and one or more of
-``uncert``, ``light``, ``gaussian`` and ``border``. On the plain detections of each: moments of the DFL distributions,
-the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and a share of the side
-of the box (of border what of it takes one pass); and both the DFL moments and the Gaussian branch with soft suppression
-and voting, too.
+``uncert``, ``light``, ``gaussian`` and ``border``. On the plain detections of stock, light and uncert: moments of the
+DFL distributions, the spread of test-time augmentation, of MC-dropout and of an ensemble of all seeds, a constant, and
+a share of the side of the box (of border what of it takes one pass); and both the DFL moments and the Gaussian branch
+with soft suppression and voting, too.
 
 Whatever is fitted or chosen (a factor for each coordinate, a factor and a floor, the rate of the dropout, constants) is
 fitted on the split ``val``; what is reported is read on the split of the grid. If that is ``val`` itself, the factors
