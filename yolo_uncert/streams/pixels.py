@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 def as_uint8(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Return an image in 8 bits, by its type: not by its brightest pixel, so that a video does not flicker.
+    """Return an image in 8 bits by its type, of floats also by whether any exceeds 1; none is stretched to its range.
 
     16-bit values keep their high byte (65535 becomes 255), as Ultralytics reads them for training. Floats are taken for
     0 to 1 if none of the image exceeds 1, else for 0 to 255. Everything else is clipped to 0 to 255. NaN becomes 0.
